@@ -1,0 +1,15 @@
+//! Bytes and names shared by the kernel program, userspace and the load generator.
+//!
+//! - [`wire`]: STUN and TURN messages, ChannelData, and the headers below them.
+//! - [`addr`]: transport addresses by the role RFC 8656 gives them, and the 5-tuple.
+//! - [`abi`]: what userspace and the kernel program agree on: map keys, values, names.
+//! - [`route`]: a channel binding as the two map entries that relay it.
+//!
+//! No allocation, no I/O, no clock, no policy.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod abi;
+pub mod addr;
+pub mod route;
+pub mod wire;

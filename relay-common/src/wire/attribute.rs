@@ -1,0 +1,161 @@
+//! STUN attributes (RFC 8489 §14, RFC 8656 §18): type codes and typed values.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::stun::{MAGIC_COOKIE, TransactionId};
+
+/// An attribute type. Codes below 0x8000 are comprehension-required (RFC 8489 §14).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct AttributeType(pub u16);
+
+impl AttributeType {
+    /// MAPPED-ADDRESS (RFC 8489 §14.1).
+    pub const MAPPED_ADDRESS: Self = Self(0x0001);
+    /// USERNAME (RFC 8489 §14.3).
+    pub const USERNAME: Self = Self(0x0006);
+    /// MESSAGE-INTEGRITY (RFC 8489 §14.5).
+    pub const MESSAGE_INTEGRITY: Self = Self(0x0008);
+    /// ERROR-CODE (RFC 8489 §14.8).
+    pub const ERROR_CODE: Self = Self(0x0009);
+    /// UNKNOWN-ATTRIBUTES (RFC 8489 §14.9).
+    pub const UNKNOWN_ATTRIBUTES: Self = Self(0x000A);
+    /// CHANNEL-NUMBER (RFC 8656 §18.1).
+    pub const CHANNEL_NUMBER: Self = Self(0x000C);
+    /// LIFETIME (RFC 8656 §18.2).
+    pub const LIFETIME: Self = Self(0x000D);
+    /// XOR-PEER-ADDRESS (RFC 8656 §18.3).
+    pub const XOR_PEER_ADDRESS: Self = Self(0x0012);
+    /// DATA (RFC 8656 §18.4).
+    pub const DATA: Self = Self(0x0013);
+    /// REALM (RFC 8489 §14.9).
+    pub const REALM: Self = Self(0x0014);
+    /// NONCE (RFC 8489 §14.10).
+    pub const NONCE: Self = Self(0x0015);
+    /// XOR-RELAYED-ADDRESS (RFC 8656 §18.5).
+    pub const XOR_RELAYED_ADDRESS: Self = Self(0x0016);
+    /// REQUESTED-ADDRESS-FAMILY (RFC 8656 §18.6).
+    pub const REQUESTED_ADDRESS_FAMILY: Self = Self(0x0017);
+    /// EVEN-PORT (RFC 8656 §18.7).
+    pub const EVEN_PORT: Self = Self(0x0018);
+    /// REQUESTED-TRANSPORT (RFC 8656 §18.8).
+    pub const REQUESTED_TRANSPORT: Self = Self(0x0019);
+    /// DONT-FRAGMENT (RFC 8656 §18.9).
+    pub const DONT_FRAGMENT: Self = Self(0x001A);
+    /// MESSAGE-INTEGRITY-SHA256 (RFC 8489 §14.6).
+    pub const MESSAGE_INTEGRITY_SHA256: Self = Self(0x001C);
+    /// XOR-MAPPED-ADDRESS (RFC 8489 §14.2).
+    pub const XOR_MAPPED_ADDRESS: Self = Self(0x0020);
+    /// RESERVATION-TOKEN (RFC 8656 §18.10).
+    pub const RESERVATION_TOKEN: Self = Self(0x0022);
+    /// ADDITIONAL-ADDRESS-FAMILY (RFC 8656 §18.11).
+    pub const ADDITIONAL_ADDRESS_FAMILY: Self = Self(0x8000);
+    /// SOFTWARE (RFC 8489 §14.14).
+    pub const SOFTWARE: Self = Self(0x8022);
+    /// FINGERPRINT (RFC 8489 §14.7).
+    pub const FINGERPRINT: Self = Self(0x8028);
+
+    /// Whether a receiver that does not know it must refuse the message.
+    #[must_use]
+    pub const fn comprehension_required(self) -> bool {
+        self.0 < 0x8000
+    }
+}
+
+/// A transport address XORed with the magic cookie and the transaction id (RFC 8489 §14.2).
+/// `None`: a wrong length for the family, or an unknown family.
+#[must_use]
+pub fn xor_address(value: &[u8], transaction: TransactionId) -> Option<SocketAddr> {
+    let (&[_, family, p0, p1], rest) = value.split_first_chunk::<4>()?;
+    let [c0, c1, ..] = MAGIC_COOKIE.to_be_bytes();
+    let port = u16::from_be_bytes([p0 ^ c0, p1 ^ c1]);
+    let ip = match family {
+        0x01 => {
+            let bits = u32::from_be_bytes(rest.try_into().ok()?);
+            IpAddr::V4(Ipv4Addr::from_bits(bits ^ MAGIC_COOKIE))
+        }
+        0x02 => {
+            let bits = u128::from_be_bytes(rest.try_into().ok()?);
+            IpAddr::V6(Ipv6Addr::from_bits(bits ^ xor_mask(transaction)))
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+/// The 128 bits that an IPv6 address is XORed with: the cookie, then the transaction id.
+pub(super) const fn xor_mask(transaction: TransactionId) -> u128 {
+    let [c0, c1, c2, c3] = MAGIC_COOKIE.to_be_bytes();
+    let [t0, t1, t2, t3, t4, t5, t6, t7, t8, t9, ta, tb] = transaction.0;
+    u128::from_be_bytes([c0, c1, c2, c3, t0, t1, t2, t3, t4, t5, t6, t7, t8, t9, ta, tb])
+}
+
+/// A 32-bit number, such as LIFETIME in seconds.
+#[must_use]
+pub fn number(value: &[u8]) -> Option<u32> {
+    value.try_into().ok().map(u32::from_be_bytes)
+}
+
+/// CHANNEL-NUMBER: the number, and two reserved bytes that are ignored (RFC 8656 §18.1).
+#[must_use]
+pub fn channel_number(value: &[u8]) -> Option<u16> {
+    let [n0, n1, _, _] = *value.first_chunk::<4>().filter(|_| value.len() == 4)?;
+    Some(u16::from_be_bytes([n0, n1]))
+}
+
+/// The first byte of a four-byte value whose other three are reserved and ignored:
+/// REQUESTED-TRANSPORT (a protocol number) and REQUESTED-ADDRESS-FAMILY.
+#[must_use]
+pub fn leading_byte(value: &[u8]) -> Option<u8> {
+    match value {
+        [first, _, _, _] => Some(*first),
+        _ => None,
+    }
+}
+
+/// ERROR-CODE: the code (300–699) and the reason phrase (RFC 8489 §14.8).
+#[must_use]
+pub fn error_code(value: &[u8]) -> Option<(u16, &str)> {
+    let (&[_, _, class, number], reason) = value.split_first_chunk::<4>()?;
+    let class = class & 0x07;
+    if !(3..=6).contains(&class) || number > 99 {
+        return None;
+    }
+    let reason = core::str::from_utf8(reason).ok()?;
+    Some((u16::from(class) * 100 + u16::from(number), reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRANSACTION: TransactionId = TransactionId([9; 12]);
+
+    #[test]
+    fn addresses_of_the_wrong_length_or_family_are_nothing() {
+        assert_eq!(xor_address(&[], TRANSACTION), None);
+        assert_eq!(xor_address(&[0, 1, 0, 0, 1, 2, 3], TRANSACTION), None);
+        assert_eq!(xor_address(&[0, 1, 0, 0, 1, 2, 3, 4, 5], TRANSACTION), None);
+        assert_eq!(xor_address(&[0, 2, 0, 0, 1, 2, 3, 4], TRANSACTION), None);
+        assert_eq!(xor_address(&[0, 3, 0, 0, 1, 2, 3, 4], TRANSACTION), None);
+    }
+
+    #[test]
+    fn fixed_size_values_have_exactly_their_size() {
+        assert_eq!(number(&[0, 0, 2, 0x58]), Some(600));
+        assert_eq!(number(&[0, 0, 2]), None);
+        assert_eq!(number(&[0, 0, 2, 0x58, 0]), None);
+        assert_eq!(channel_number(&[0x40, 1, 0xFF, 0xFF]), Some(0x4001));
+        assert_eq!(channel_number(&[0x40, 1]), None);
+        assert_eq!(channel_number(&[0x40, 1, 0, 0, 0]), None);
+        assert_eq!(leading_byte(&[17, 1, 2, 3]), Some(17));
+        assert_eq!(leading_byte(&[17]), None);
+    }
+
+    #[test]
+    fn an_error_code_is_a_class_and_a_number() {
+        assert_eq!(error_code(&[0, 0, 4, 38, b'h', b'i']), Some((438, "hi")));
+        assert_eq!(error_code(&[0, 0, 2, 0]), None);
+        assert_eq!(error_code(&[0, 0, 4, 100]), None);
+        assert_eq!(error_code(&[0, 0, 4]), None);
+    }
+}
