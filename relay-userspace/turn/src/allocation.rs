@@ -1,0 +1,130 @@
+//! An allocation (RFC 8656 §3.2): what there is between one 5-tuple and one relayed transport
+//! address. Owns the data and the look-ups; the rules are in the file of each method.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use relay_common::addr::{Family, FiveTuple, PeerAddr, RelayedAddr};
+use relay_common::wire::channel_data::ChannelNumber;
+use relay_common::wire::stun::TransactionId;
+
+use crate::ports::{Parity, Place};
+use crate::reply::{ReplyTo, Success};
+use crate::timers::CHANNEL_BAN_NS;
+use crate::{AllocationId, Binding};
+
+/// One allocation.
+pub(crate) struct Allocation {
+    pub(crate) id: AllocationId,
+    pub(crate) five_tuple: FiveTuple,
+    /// The relayed transport address as it is bound, and its place in the pool.
+    pub(crate) relayed: RelayedAddr,
+    pub(crate) place: Place,
+    /// The user who made it; nobody else may use it.
+    pub(crate) username: Box<[u8]>,
+    /// The Allocate request that made it, to know it when it comes again.
+    pub(crate) transaction: TransactionId,
+    pub(crate) stage: Stage,
+    /// IP address → deadline.
+    pub(crate) permissions: BTreeMap<IpAddr, u64>,
+    pub(crate) channels: BTreeMap<ChannelNumber, ChannelBinding>,
+    /// The inverse of `channels`.
+    pub(crate) numbers: BTreeMap<PeerAddr, ChannelNumber>,
+}
+
+/// How far an allocation is.
+pub(crate) enum Stage {
+    /// Its relayed transport address is being opened: nobody may use it yet.
+    Opening(Opening),
+    /// It relays.
+    Open(Open),
+}
+
+/// What is to be done once the relayed transport address is open, or cannot be.
+pub(crate) struct Opening {
+    pub(crate) reply_to: ReplyTo,
+    pub(crate) lifetime_secs: u32,
+    pub(crate) parity: Parity,
+    /// How many other ports may be tried.
+    pub(crate) tries_left: u8,
+    /// Ports that could not be opened, kept from being chosen again.
+    pub(crate) failed: Vec<Place>,
+}
+
+/// What an allocation has that relays.
+pub(crate) struct Open {
+    pub(crate) deadline_ns: u64,
+    /// The answer to the Allocate request.
+    pub(crate) answer: Success,
+}
+
+/// A channel binding (RFC 8656 §12), and for five minutes the memory of one.
+pub(crate) struct ChannelBinding {
+    pub(crate) peer: PeerAddr,
+    /// When it ends, or ended.
+    pub(crate) deadline_ns: u64,
+    pub(crate) phase: Phase,
+    /// The deadlines the datapath was told.
+    pub(crate) installed: Option<(u64, u64)>,
+}
+
+/// Whether a channel binding relays.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// It relays until its deadline.
+    Bound,
+    /// It is over; number and peer may only be bound to each other.
+    Banned,
+}
+
+impl ChannelBinding {
+    /// When something happens to it next.
+    pub(crate) const fn timer_ns(&self) -> u64 {
+        match self.phase {
+            Phase::Bound => self.deadline_ns,
+            Phase::Banned => self.deadline_ns + CHANNEL_BAN_NS,
+        }
+    }
+}
+
+impl Allocation {
+    pub(crate) fn open(&self) -> Option<&Open> {
+        match &self.stage {
+            Stage::Open(open) => Some(open),
+            Stage::Opening(_) => None,
+        }
+    }
+
+    pub(crate) fn family(&self) -> Family {
+        self.relayed.family()
+    }
+
+    /// The peer that a channel number relays to now.
+    pub(crate) fn bound_peer(&self, number: ChannelNumber) -> Option<PeerAddr> {
+        let channel = self.channels.get(&number)?;
+        (channel.phase == Phase::Bound).then_some(channel.peer)
+    }
+
+    /// The channel number that relays from a peer now.
+    pub(crate) fn bound_number(&self, peer: PeerAddr) -> Option<ChannelNumber> {
+        let number = *self.numbers.get(&peer)?;
+        self.bound_peer(number).map(|_| number)
+    }
+
+    /// A channel that relays, as the datapath needs it.
+    pub(crate) fn binding(&self, number: ChannelNumber) -> Option<Binding> {
+        let channel = self.channels.get(&number).filter(|c| c.phase == Phase::Bound)?;
+        let client_to_peer = channel.deadline_ns.min(self.open()?.deadline_ns);
+        // Without a permission nothing comes back: a deadline that is always over.
+        let permission = self.permissions.get(&channel.peer.ip()).copied().unwrap_or(0);
+        Some(Binding {
+            allocation: self.id,
+            five_tuple: self.five_tuple,
+            relayed: self.relayed,
+            peer: channel.peer,
+            number,
+            client_to_peer_deadline_ns: client_to_peer,
+            peer_to_client_deadline_ns: client_to_peer.min(permission),
+        })
+    }
+}

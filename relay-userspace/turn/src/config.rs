@@ -1,0 +1,78 @@
+//! Configuration of one state machine: values that its driver has already validated.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use relay_common::wire::channel_data::ChannelRange;
+
+use crate::{Credentials, Policy};
+
+/// Everything a [`crate::Turn`] is told at start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The realm of the long-term credentials (RFC 8489 §9.2), 1–127 characters.
+    pub realm: String,
+    /// Who may allocate.
+    pub credentials: Credentials,
+    /// Where relayed transport addresses come from; at least one. The first of the wanted family
+    /// with a free port is taken, in turn.
+    pub relay_addresses: Vec<RelayAddress>,
+    /// The ports this state machine may open on each of them.
+    pub relay_ports: RangeInclusive<u16>,
+    /// The ports that any state machine of this server may open: what of our own addresses a
+    /// peer may be.
+    pub relay_ports_all: RangeInclusive<u16>,
+    /// Which channel numbers clients may use.
+    pub channel_range: ChannelRange,
+    /// Which peers may be reached.
+    pub policy: Policy,
+    /// How much of everything there may be.
+    pub limits: Limits,
+    /// Keys the nonces (RFC 8489 §9.2): equal on every shard.
+    pub nonce_key: [u8; 32],
+    /// Seeds the choice of relayed ports, reservation tokens and table hashing: from the
+    /// operating system, another one for each state machine.
+    pub seed: [u8; 32],
+}
+
+/// An address that relayed transport addresses are opened on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RelayAddress {
+    /// The address that is bound.
+    pub address: IpAddr,
+    /// The address that clients are told, when a 1:1 NAT stands in front; same family.
+    pub external: Option<IpAddr>,
+}
+
+/// Bounds, each at least 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Allocations of one state machine.
+    pub allocations_max: u32,
+    /// Permissions of one allocation.
+    pub permissions_per_allocation_max: usize,
+    /// Channel bindings of one allocation.
+    pub channels_per_allocation_max: usize,
+    /// LIFETIME when the client asks for none or for less, seconds (RFC 8656 §7.2: 600).
+    pub lifetime_secs_default: u32,
+    /// LIFETIME at most, seconds (RFC 8656 §7.2: 3600).
+    pub lifetime_secs_max: u32,
+    /// How long a nonce is good, seconds.
+    pub nonce_secs: u32,
+    /// Replies to unauthenticated requests from one IPv4 address or IPv6 /64, per second.
+    pub unauthenticated_replies_per_sec: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            allocations_max: 16_384,
+            permissions_per_allocation_max: 128,
+            channels_per_allocation_max: 128,
+            lifetime_secs_default: 600,
+            lifetime_secs_max: 3600,
+            nonce_secs: 3600,
+            unauthenticated_replies_per_sec: 256,
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What goes into the state machine and what comes out of it.
+
+use std::ops::Range;
+
+use relay_common::addr::{FiveTuple, PeerAddr, RelayedAddr};
+use relay_common::wire::channel_data::ChannelNumber;
+
+/// The time, read once by the driver for each input.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Now {
+    /// CLOCK_MONOTONIC, nanoseconds: what every deadline is in, here and in the kernel.
+    pub monotonic_ns: u64,
+    /// Seconds since 1970, UTC: what time-limited credentials are in.
+    pub unix_secs: u64,
+}
+
+/// Names an allocation of one [`crate::Turn`]. An index is used again, a generation is not: an
+/// input for an allocation that is gone finds nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct AllocationId {
+    /// Place in the table, below `limits.allocations_max`.
+    pub index: u32,
+    /// How often the place was taken before.
+    pub generation: u32,
+}
+
+/// Something happened.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// A datagram arrived on a TURN server transport address.
+    FromClient {
+        /// Who sent it to which of our addresses.
+        five_tuple: FiveTuple,
+        /// All of it.
+        datagram: &'a [u8],
+    },
+    /// A datagram arrived on a relayed transport address.
+    FromPeer {
+        /// The allocation whose socket received it.
+        allocation: AllocationId,
+        /// Who sent it.
+        peer: PeerAddr,
+        /// All of it.
+        datagram: &'a [u8],
+    },
+    /// [`Output::OpenRelay`] was done: the relayed transport address receives. If the allocation is
+    /// gone by now, the answer is [`Output::CloseRelay`].
+    RelayOpened {
+        /// The allocation it was opened for.
+        allocation: AllocationId,
+    },
+    /// [`Output::OpenRelay`] failed: the port is taken, or resources are.
+    RelayFailed {
+        /// The allocation it was opened for.
+        allocation: AllocationId,
+    },
+    /// The time of [`crate::Turn::deadline`] has come.
+    Deadline,
+}
+
+/// Do this, in the order given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Send a message to a client. The bytes are [`crate::Turn::bytes`] of the range, until the
+    /// next input.
+    Reply {
+        /// From which server address to which client.
+        five_tuple: FiveTuple,
+        /// Where they lie.
+        bytes: Range<usize>,
+    },
+    /// Send a part of the input's datagram from the relayed transport address to a peer.
+    ToPeer {
+        /// Whose relayed transport address.
+        allocation: AllocationId,
+        /// Where to.
+        peer: PeerAddr,
+        /// Application data, as a range of the input's datagram.
+        payload: Range<usize>,
+    },
+    /// Send the input's datagram to the client behind a head and before some zero bytes.
+    ToClient {
+        /// From which server address to which client.
+        five_tuple: FiveTuple,
+        /// A ChannelData header, or a Data indication up to its application data.
+        head: Head,
+        /// Zero bytes behind the application data, 0–3.
+        padding: usize,
+    },
+    /// Open a socket on the address, and answer with [`Input::RelayOpened`] or
+    /// [`Input::RelayFailed`].
+    OpenRelay {
+        /// For this allocation.
+        allocation: AllocationId,
+        /// The address to bind (before any `external` mapping).
+        relayed: RelayedAddr,
+    },
+    /// Close the socket of the allocation, or give up opening it.
+    CloseRelay {
+        /// Of this allocation.
+        allocation: AllocationId,
+    },
+    /// Tell the datapath to relay both ways by itself, or until when it now may. Never for a peer
+    /// on one of our own relayed addresses; client and peer may be of different families.
+    Install(Binding),
+    /// Tell the datapath to forget a binding, before anything else of it is.
+    Withdraw(Binding),
+}
+
+/// A channel binding as a datapath needs it (RFC 8656 §12).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Binding {
+    /// The allocation it belongs to.
+    pub allocation: AllocationId,
+    /// Client and server.
+    pub five_tuple: FiveTuple,
+    /// The relayed transport address, as bound (before any `external` mapping).
+    pub relayed: RelayedAddr,
+    /// The peer, as packets carry it (after any `external` mapping).
+    pub peer: PeerAddr,
+    /// The channel.
+    pub number: ChannelNumber,
+    /// Client to peer is relayed strictly before this time: the earlier of binding and
+    /// allocation. CLOCK_MONOTONIC, nanoseconds.
+    pub client_to_peer_deadline_ns: u64,
+    /// Peer to client is relayed strictly before this time: the earliest of binding, permission
+    /// and allocation. CLOCK_MONOTONIC, nanoseconds.
+    pub peer_to_client_deadline_ns: u64,
+}
+
+/// A few bytes that go in front of application data.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    bytes: [u8; Head::BYTES_MAX],
+    len: u8,
+}
+
+impl Head {
+    /// A Data indication to an IPv6 peer: header (20), XOR-PEER-ADDRESS (24), DATA's header (4).
+    pub const BYTES_MAX: usize = 48;
+
+    /// Takes up to [`Head::BYTES_MAX`] bytes; `None` if there are more.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        let mut head = Self { bytes: [0; Self::BYTES_MAX], len: u8::try_from(bytes.len()).ok()? };
+        head.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(head)
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl std::fmt::Debug for Head {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Head({:02x?})", self.as_slice())
+    }
+}

@@ -1,0 +1,40 @@
+//! The TURN server (RFC 8656) as a state machine: values in, values out.
+//!
+//! One run of it is: [`Turn::handle`] one input, drain [`Turn::poll`] until it is empty, executing
+//! each output in order, then sleep until [`Turn::deadline`] or the next input. Never two inputs
+//! without draining in between.
+//!
+//! No socket, clock, thread, file or random source inside: time and seeds come in as values.
+#![forbid(unsafe_code)]
+
+mod allocate;
+mod allocation;
+mod channel;
+mod config;
+mod credentials;
+mod expire;
+mod io;
+mod nonce;
+mod peers;
+mod permission;
+mod policy;
+mod ports;
+mod refresh;
+mod reject;
+mod relay;
+mod reply;
+mod request;
+mod reservation;
+mod snapshot;
+mod special;
+mod tables;
+mod throttle;
+mod timers;
+mod turn;
+
+pub use config::{Config, Limits, RelayAddress};
+pub use credentials::Credentials;
+pub use io::{AllocationId, Binding, Head, Input, Now, Output};
+pub use policy::Policy;
+pub use snapshot::{Code, DropReason, RequestMethod, Snapshot};
+pub use turn::Turn;

@@ -1,0 +1,80 @@
+//! Who a client may name as a peer, and by which address the server knows it: the policy, joined
+//! with the server's own relayed addresses and what a 1:1 NAT calls them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+
+use relay_common::addr::{PeerAddr, RelayedAddr};
+
+use crate::policy::{Policy, Verdict};
+use crate::{Config, RelayAddress};
+
+/// The rules on peers.
+pub(crate) struct Peers {
+    policy: Policy,
+    own: Vec<RelayAddress>,
+    own_ports: RangeInclusive<u16>,
+}
+
+/// The peer may not be reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Denied;
+
+impl Peers {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            policy: config.policy.clone(),
+            own: config.relay_addresses.clone(),
+            own_ports: config.relay_ports_all.clone(),
+        }
+    }
+
+    /// The peer as packets carry it: an address that a NAT gives us is the one it stands for.
+    pub(crate) fn inside(&self, peer: PeerAddr) -> PeerAddr {
+        PeerAddr::new(SocketAddr::new(self.inside_ip(peer.ip()), peer.port()))
+    }
+
+    /// The peer as clients are told of it.
+    pub(crate) fn outside(&self, peer: PeerAddr) -> PeerAddr {
+        PeerAddr::new(SocketAddr::new(self.outside_ip(peer.ip()), peer.port()))
+    }
+
+    /// The relayed transport address as clients and peers are told of it.
+    pub(crate) fn advertised(&self, relayed: RelayedAddr) -> RelayedAddr {
+        RelayedAddr::new(SocketAddr::new(self.outside_ip(relayed.ip()), relayed.port()))
+    }
+
+    /// Whether the address is one that relayed transport addresses are opened on.
+    pub(crate) fn is_own(&self, inside: IpAddr) -> bool {
+        self.own.iter().any(|own| own.address == inside)
+    }
+
+    /// Whether a permission may be given for an address. Our own is one: which of its ports are
+    /// peers is decided where there is a port.
+    pub(crate) fn permit(&self, inside: IpAddr) -> Result<(), Denied> {
+        if self.is_own(inside) || self.policy.verdict(inside) != Verdict::Denied {
+            Ok(())
+        } else {
+            Err(Denied)
+        }
+    }
+
+    /// Whether a port of an address for which a permission may be given is a peer. Of our own
+    /// addresses, those are the ports that relayed transport addresses have: every other one is
+    /// a service of ours, and only a rule of the configuration opens it.
+    pub(crate) fn reach(&self, inside: PeerAddr) -> Result<(), Denied> {
+        let reachable = inside.port() != 0
+            && (!self.is_own(inside.ip())
+                || self.own_ports.contains(&inside.port())
+                || self.policy.verdict(inside.ip()) == Verdict::Allowed);
+        if reachable { Ok(()) } else { Err(Denied) }
+    }
+
+    fn inside_ip(&self, ip: IpAddr) -> IpAddr {
+        self.own.iter().find(|own| own.external == Some(ip)).map_or(ip, |own| own.address)
+    }
+
+    fn outside_ip(&self, ip: IpAddr) -> IpAddr {
+        self.own.iter().find(|own| own.address == ip).and_then(|own| own.external).unwrap_or(ip)
+    }
+}

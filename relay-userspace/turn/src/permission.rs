@@ -1,0 +1,86 @@
+//! CreatePermission (RFC 8656 §9, §10): lets an IP address send to a client for five minutes.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use relay_common::addr::{Family, PeerAddr};
+use relay_common::wire::attribute::{self, AttributeType};
+use relay_common::wire::stun::Message;
+
+use crate::reject::Reject;
+use crate::reply::Success;
+use crate::request::Request;
+use crate::timers::{PERMISSION_NS, Timer};
+use crate::{AllocationId, Now, Turn};
+
+impl Turn {
+    pub(crate) fn create_permission(&mut self, request: &Request<'_>) -> Result<Success, Reject> {
+        let id = self.owned(request)?;
+        // §10.2: at least one XOR-PEER-ADDRESS; each of them good, or nothing is done.
+        let mut ips = BTreeSet::new();
+        let of_peer = |kind| kind == AttributeType::XOR_PEER_ADDRESS;
+        for attribute in request.message.attributes().filter(|a| of_peer(a.kind)) {
+            ips.insert(self.named_peer(id, request.message, attribute.value)?.ip());
+        }
+        if ips.is_empty() {
+            return Err(Reject::BadRequest);
+        }
+        self.room_for_permissions(id, &ips)?;
+        for ip in ips {
+            self.permit(request.now, id, ip);
+        }
+        Ok(Success::Done)
+    }
+
+    /// The peer in an XOR-PEER-ADDRESS, as packets carry it, if a permission may be given for it:
+    /// 400, 443 or 403 if not.
+    pub(crate) fn named_peer(
+        &self,
+        id: AllocationId,
+        message: &Message<'_>,
+        value: &[u8],
+    ) -> Result<PeerAddr, Reject> {
+        let named =
+            attribute::xor_address(value, message.transaction_id()).ok_or(Reject::BadRequest)?;
+        let allocation = self.tables.by_id(id).ok_or(Reject::AllocationMismatch)?;
+        // The family as it is named: an IPv4-mapped address is not one for an IPv4 allocation.
+        if Family::of(named.ip()) != allocation.family() {
+            return Err(Reject::PeerAddressFamilyMismatch);
+        }
+        let peer = self.peers.inside(PeerAddr::new(named));
+        if peer.family() != allocation.family() || self.peers.permit(peer.ip()).is_err() {
+            return Err(Reject::Forbidden);
+        }
+        Ok(peer)
+    }
+
+    /// 508 if the addresses are more than an allocation may have permissions.
+    pub(crate) fn room_for_permissions(
+        &self,
+        id: AllocationId,
+        ips: &BTreeSet<IpAddr>,
+    ) -> Result<(), Reject> {
+        let permissions = &self.tables.by_id(id).ok_or(Reject::AllocationMismatch)?.permissions;
+        let new = ips.iter().filter(|ip| !permissions.contains_key(*ip)).count();
+        if permissions.len() + new > self.limits.permissions_per_allocation_max {
+            return Err(Reject::InsufficientCapacity);
+        }
+        Ok(())
+    }
+
+    /// Gives or refreshes a permission (§9): five minutes from now, and the datapath is told.
+    pub(crate) fn permit(&mut self, now: Now, id: AllocationId, ip: IpAddr) {
+        let Some(allocation) = self.tables.by_id_mut(id) else { return };
+        let deadline_ns = now.monotonic_ns + PERMISSION_NS;
+        let before = allocation.permissions.insert(ip, deadline_ns);
+        self.timers.set(before, deadline_ns, Timer::Permission(id, ip));
+        if before.is_none() {
+            self.stats.permissions += 1;
+        }
+        let of_ip = allocation.channels.iter().filter(|(_, channel)| channel.peer.ip() == ip);
+        let numbers: Vec<_> = of_ip.map(|(number, _)| *number).collect();
+        for number in numbers {
+            self.install(id, number);
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Why a request is refused, and the error code that says so (RFC 8489 §14.8, RFC 8656 §19).
+//! Owns the mapping; who refuses is elsewhere.
+
+use relay_common::wire::attribute::AttributeType;
+
+use crate::snapshot::Code;
+
+/// The client is told, with an error response.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Reject {
+    /// 400: the request makes no sense, or breaks a rule of its method.
+    BadRequest,
+    /// 401: no credentials, unknown or expired ones, or a wrong MESSAGE-INTEGRITY.
+    Unauthenticated,
+    /// 403: the policy denies the peer.
+    Forbidden,
+    /// 420: comprehension-required attributes that this server does not know.
+    UnknownAttributes(Vec<AttributeType>),
+    /// 437: no allocation on the 5-tuple, or one where none may be.
+    AllocationMismatch,
+    /// 438: the nonce is not, or no longer, good.
+    StaleNonce,
+    /// 440: no relayed address of the family.
+    AddressFamilyNotSupported,
+    /// 441: another user made the allocation.
+    WrongCredentials,
+    /// 442: REQUESTED-TRANSPORT is not UDP.
+    UnsupportedTransport,
+    /// 443: the family is not the relayed transport address's.
+    PeerAddressFamilyMismatch,
+    /// 508: no port, or a table is full.
+    InsufficientCapacity,
+}
+
+impl Reject {
+    pub(crate) const fn code(&self) -> Code {
+        match self {
+            Self::BadRequest => Code::BadRequest,
+            Self::Unauthenticated => Code::Unauthenticated,
+            Self::Forbidden => Code::Forbidden,
+            Self::UnknownAttributes(_) => Code::UnknownAttribute,
+            Self::AllocationMismatch => Code::AllocationMismatch,
+            Self::StaleNonce => Code::StaleNonce,
+            Self::AddressFamilyNotSupported => Code::AddressFamilyNotSupported,
+            Self::WrongCredentials => Code::WrongCredentials,
+            Self::UnsupportedTransport => Code::UnsupportedTransport,
+            Self::PeerAddressFamilyMismatch => Code::PeerAddressFamilyMismatch,
+            Self::InsufficientCapacity => Code::InsufficientCapacity,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Responses (RFC 8489 §6.3.1, §9.2.4): what is in each, who signs it, and whether it may leave.
+//! Owns the bytes in the reply arena.
+
+use relay_common::addr::{FiveTuple, RelayedAddr};
+use relay_common::wire::attribute::AttributeType;
+use relay_common::wire::stun::{Class, Method, TransactionId};
+use relay_common::wire::writer::MessageWriter;
+
+use crate::credentials::Key;
+use crate::reject::Reject;
+use crate::snapshot::{Code, DropReason, RequestMethod};
+use crate::{Now, Output, Turn};
+
+/// More than any reply takes: the longest carries a realm of 508 bytes and a nonce, or 64 unknown
+/// attributes; integrity and fingerprint follow.
+const REPLY_BYTES_MAX: usize = 1024;
+/// UNKNOWN-ATTRIBUTES names this many at most, so that a reply stays one small datagram.
+pub(crate) const UNKNOWN_ATTRIBUTES_MAX: usize = 64;
+
+/// Where a response goes and what it answers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReplyTo {
+    pub(crate) five_tuple: FiveTuple,
+    pub(crate) method: Method,
+    pub(crate) transaction: TransactionId,
+    /// The request had FINGERPRINT, so the response does.
+    pub(crate) fingerprint: bool,
+    /// What the response is signed with. None: the request was not authenticated.
+    pub(crate) key: Option<Key>,
+}
+
+/// What a success response says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Success {
+    /// Binding: the client's reflexive address.
+    Binding,
+    /// Allocate: the relayed transport address, as clients are told, and its terms.
+    Allocate { advertised: RelayedAddr, lifetime_secs: u32, token: Option<[u8; 8]> },
+    /// Refresh.
+    Refresh { lifetime_secs: u32 },
+    /// CreatePermission and ChannelBind: nothing more.
+    Done,
+}
+
+impl Turn {
+    /// Answers a request, unless an unauthenticated source has had its share.
+    pub(crate) fn respond(&mut self, now: Now, to: &ReplyTo, answer: &Result<Success, Reject>) {
+        let client = to.five_tuple.client;
+        if to.key.is_none() && !self.throttle.admit(now, client.ip()) {
+            self.stats.count_dropped(DropReason::RateLimited);
+            return;
+        }
+        let start = self.arena.len();
+        self.arena.resize(start + REPLY_BYTES_MAX, 0);
+        let class = if answer.is_ok() { Class::Success } else { Class::Error };
+        let buffer = &mut self.arena[start..];
+        let mut writer = MessageWriter::new(buffer, class, to.method, to.transaction);
+        let code = match answer {
+            Ok(success) => {
+                success.write(&mut writer, to.five_tuple);
+                Code::Success
+            }
+            Err(reject) => {
+                // No reason phrase: the number says it, and the reply stays small.
+                writer.error_code(reject.code().number(), "");
+                match reject {
+                    Reject::Unauthenticated | Reject::StaleNonce => {
+                        let nonce = self.nonces.issue(now.unix_secs, client);
+                        writer.attribute(AttributeType::REALM, self.keys.realm().as_bytes());
+                        writer.attribute(AttributeType::NONCE, &nonce);
+                    }
+                    Reject::UnknownAttributes(kinds) => writer.unknown_attributes(kinds),
+                    Reject::BadRequest
+                    | Reject::Forbidden
+                    | Reject::AllocationMismatch
+                    | Reject::AddressFamilyNotSupported
+                    | Reject::WrongCredentials
+                    | Reject::UnsupportedTransport
+                    | Reject::PeerAddressFamilyMismatch
+                    | Reject::InsufficientCapacity => {}
+                }
+                reject.code()
+            }
+        };
+        if let Some(key) = to.key {
+            writer.integrity(|header, body| key.sign(header, body));
+        }
+        if to.fingerprint {
+            writer.fingerprint();
+        }
+        let written = writer.finish().expect("replies are bounded by REPLY_BYTES_MAX");
+        self.arena.truncate(start + written);
+        let bytes = start..start + written;
+        self.outputs.push_back(Output::Reply { five_tuple: to.five_tuple, bytes });
+        self.stats.count_request(RequestMethod::of(to.method), code);
+    }
+}
+
+impl Success {
+    fn write(&self, writer: &mut MessageWriter<'_>, five_tuple: FiveTuple) {
+        let reflexive = five_tuple.client.socket();
+        match *self {
+            Self::Binding => writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, reflexive),
+            // RFC 8656 §7.2.
+            Self::Allocate { advertised, lifetime_secs, token } => {
+                writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, advertised.socket());
+                writer.number(AttributeType::LIFETIME, lifetime_secs);
+                if let Some(token) = token {
+                    writer.attribute(AttributeType::RESERVATION_TOKEN, &token);
+                }
+                writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, reflexive);
+            }
+            Self::Refresh { lifetime_secs } => {
+                writer.number(AttributeType::LIFETIME, lifetime_secs);
+            }
+            Self::Done => {}
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Requests (RFC 8489 §6.3.1, §9.2.4, RFC 8656 §5): who asks, and which method answers.
+//! Owns authentication and the check for unknown attributes; the methods have files of their own.
+
+use relay_common::addr::{Family, FiveTuple};
+use relay_common::wire::attribute::{self, AttributeType};
+use relay_common::wire::stun::{Fingerprint, Message};
+
+use crate::credentials::Key;
+use crate::reject::Reject;
+use crate::reply::{ReplyTo, Success, UNKNOWN_ATTRIBUTES_MAX};
+use crate::snapshot::RequestMethod;
+use crate::{AllocationId, Now, Turn};
+
+/// A request whose sender is known.
+pub(crate) struct Request<'a> {
+    pub(crate) now: Now,
+    pub(crate) message: &'a Message<'a>,
+    pub(crate) reply_to: ReplyTo,
+    pub(crate) username: &'a [u8],
+}
+
+/// The answer to a request. `None`: later, or none at all.
+pub(crate) type Answer = Result<Option<Success>, Reject>;
+
+impl Turn {
+    pub(crate) fn request(
+        &mut self,
+        now: Now,
+        five_tuple: FiveTuple,
+        message: &Message<'_>,
+        fingerprint: Fingerprint,
+    ) {
+        let mut reply_to = ReplyTo {
+            five_tuple,
+            method: message.method(),
+            transaction: message.transaction_id(),
+            fingerprint: fingerprint == Fingerprint::Valid,
+            key: None,
+        };
+        let answer = match RequestMethod::of(message.method()) {
+            RequestMethod::Unknown => Err(Reject::BadRequest),
+            RequestMethod::Binding => comprehend(message).map(|()| Some(Success::Binding)),
+            method @ (RequestMethod::Allocate
+            | RequestMethod::Refresh
+            | RequestMethod::CreatePermission
+            | RequestMethod::ChannelBind) => {
+                self.authenticate(now, five_tuple, message).and_then(|(username, key)| {
+                    reply_to.key = Some(key);
+                    self.execute(method, &Request { now, message, reply_to, username })
+                })
+            }
+        };
+        match answer {
+            Ok(Some(success)) => self.respond(now, &reply_to, &Ok(success)),
+            Ok(None) => {}
+            Err(reject) => self.respond(now, &reply_to, &Err(reject)),
+        }
+    }
+
+    /// The allocation that a request is about (RFC 8656 §5): 437 if there is none on its 5-tuple,
+    /// 441 if another user made it.
+    pub(crate) fn owned(&self, request: &Request<'_>) -> Result<AllocationId, Reject> {
+        let allocation = self
+            .tables
+            .by_five_tuple(&request.reply_to.five_tuple)
+            .filter(|allocation| allocation.open().is_some())
+            .ok_or(Reject::AllocationMismatch)?;
+        if *allocation.username != *request.username {
+            return Err(Reject::WrongCredentials);
+        }
+        Ok(allocation.id)
+    }
+
+    fn execute(&mut self, method: RequestMethod, request: &Request<'_>) -> Answer {
+        // RFC 8489 §6.3.1: after authentication, before anything of the method.
+        comprehend(request.message)?;
+        match method {
+            RequestMethod::Allocate => self.allocate(request),
+            RequestMethod::Refresh => self.refresh(request).map(Some),
+            RequestMethod::CreatePermission => self.create_permission(request).map(Some),
+            RequestMethod::ChannelBind => self.channel_bind(request).map(Some),
+            RequestMethod::Binding | RequestMethod::Unknown => Err(Reject::BadRequest),
+        }
+    }
+
+    /// The checks of RFC 8489 §9.2.4, in its order.
+    fn authenticate<'a>(
+        &self,
+        now: Now,
+        five_tuple: FiveTuple,
+        message: &Message<'a>,
+    ) -> Result<(&'a [u8], Key), Reject> {
+        // No MESSAGE-INTEGRITY: the first request of a client, which learns realm and nonce.
+        if message.attribute(AttributeType::MESSAGE_INTEGRITY).is_none() {
+            return Err(Reject::Unauthenticated);
+        }
+        // MESSAGE-INTEGRITY without all of USERNAME, REALM and NONCE, or of a wrong size.
+        let of = |kind| message.attribute(kind).ok_or(Reject::BadRequest);
+        let integrity = message.integrity().ok_or(Reject::BadRequest)?;
+        let username = of(AttributeType::USERNAME)?;
+        let realm = of(AttributeType::REALM)?;
+        let nonce = of(AttributeType::NONCE)?;
+        // A user that is not known, a password that is not right.
+        if realm != self.keys.realm().as_bytes() {
+            return Err(Reject::Unauthenticated);
+        }
+        let key =
+            self.keys.verify(now.unix_secs, username, &integrity).ok_or(Reject::Unauthenticated)?;
+        // A nonce that is too old, or not of this client.
+        if !self.nonces.is_good(now.unix_secs, five_tuple.client, nonce) {
+            return Err(Reject::StaleNonce);
+        }
+        Ok((username, key))
+    }
+}
+
+/// 420 if there is an attribute that must be understood and is not (RFC 8489 §6.3.1).
+fn comprehend(message: &Message<'_>) -> Result<(), Reject> {
+    let unknown = unknown_attributes(message);
+    if unknown.is_empty() { Ok(()) } else { Err(Reject::UnknownAttributes(unknown)) }
+}
+
+/// The comprehension-required attributes that this server does not know, each once.
+pub(crate) fn unknown_attributes(message: &Message<'_>) -> Vec<AttributeType> {
+    let mut unknown = Vec::new();
+    for kind in message.attributes().map(|attribute| attribute.kind) {
+        if kind.comprehension_required()
+            && !is_known(kind)
+            && unknown.len() < UNKNOWN_ATTRIBUTES_MAX
+            && !unknown.contains(&kind)
+        {
+            unknown.push(kind);
+        }
+    }
+    unknown
+}
+
+/// What is understood, be it only well enough to be ignored where it does not belong.
+/// MESSAGE-INTEGRITY-SHA256 is passed over: a client that sends it with MESSAGE-INTEGRITY has
+/// proved who it is, one that sends it alone gets a 401 that does not ask for it.
+/// DONT-FRAGMENT is not: RFC 8656 §7.2 wants it refused like any other unknown attribute.
+const fn is_known(kind: AttributeType) -> bool {
+    matches!(
+        kind,
+        AttributeType::MAPPED_ADDRESS
+            | AttributeType::USERNAME
+            | AttributeType::MESSAGE_INTEGRITY
+            | AttributeType::ERROR_CODE
+            | AttributeType::UNKNOWN_ATTRIBUTES
+            | AttributeType::CHANNEL_NUMBER
+            | AttributeType::LIFETIME
+            | AttributeType::XOR_PEER_ADDRESS
+            | AttributeType::DATA
+            | AttributeType::REALM
+            | AttributeType::NONCE
+            | AttributeType::XOR_RELAYED_ADDRESS
+            | AttributeType::REQUESTED_ADDRESS_FAMILY
+            | AttributeType::EVEN_PORT
+            | AttributeType::REQUESTED_TRANSPORT
+            | AttributeType::MESSAGE_INTEGRITY_SHA256
+            | AttributeType::XOR_MAPPED_ADDRESS
+            | AttributeType::RESERVATION_TOKEN
+    )
+}
+
+/// An optional attribute with a typed value: 400 if it is there and broken.
+pub(crate) fn optional<'a, T>(
+    message: &Message<'a>,
+    kind: AttributeType,
+    value: impl FnOnce(&'a [u8]) -> Option<T>,
+) -> Result<Option<T>, Reject> {
+    match message.attribute(kind) {
+        None => Ok(None),
+        Some(bytes) => value(bytes).map(Some).ok_or(Reject::BadRequest),
+    }
+}
+
+/// What an address family attribute names (RFC 8656 §18.6).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NamedFamily {
+    /// One that exists.
+    Known(Family),
+    /// A number that means nothing.
+    Unknown,
+}
+
+/// REQUESTED-ADDRESS-FAMILY or ADDITIONAL-ADDRESS-FAMILY.
+pub(crate) fn named_family(
+    message: &Message<'_>,
+    kind: AttributeType,
+) -> Result<Option<NamedFamily>, Reject> {
+    optional(message, kind, |value| {
+        Some(match attribute::leading_byte(value)? {
+            0x01 => NamedFamily::Known(Family::V4),
+            0x02 => NamedFamily::Known(Family::V6),
+            _ => NamedFamily::Unknown,
+        })
+    })
+}

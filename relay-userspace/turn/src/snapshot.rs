@@ -1,0 +1,363 @@
+//! What the server counts: plain integers, summed over shards by their reader.
+//! Owns the names; never a user or an address among them.
+
+use relay_common::abi::{Count, Direction};
+use relay_common::addr::{Family, Transport};
+use relay_common::wire::stun::Method;
+
+/// How a request was answered: success, or the number of ERROR-CODE.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Code {
+    /// A success response.
+    Success,
+    /// 400.
+    BadRequest,
+    /// 401.
+    Unauthenticated,
+    /// 403.
+    Forbidden,
+    /// 420.
+    UnknownAttribute,
+    /// 437.
+    AllocationMismatch,
+    /// 438.
+    StaleNonce,
+    /// 440.
+    AddressFamilyNotSupported,
+    /// 441.
+    WrongCredentials,
+    /// 442.
+    UnsupportedTransport,
+    /// 443.
+    PeerAddressFamilyMismatch,
+    /// 508.
+    InsufficientCapacity,
+}
+
+impl Code {
+    /// Every code, in the order used for metrics.
+    pub const ALL: [Self; 12] = [
+        Self::Success,
+        Self::BadRequest,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::UnknownAttribute,
+        Self::AllocationMismatch,
+        Self::StaleNonce,
+        Self::AddressFamilyNotSupported,
+        Self::WrongCredentials,
+        Self::UnsupportedTransport,
+        Self::PeerAddressFamilyMismatch,
+        Self::InsufficientCapacity,
+    ];
+
+    /// Its name in metrics: `success`, or the number.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::BadRequest => "400",
+            Self::Unauthenticated => "401",
+            Self::Forbidden => "403",
+            Self::UnknownAttribute => "420",
+            Self::AllocationMismatch => "437",
+            Self::StaleNonce => "438",
+            Self::AddressFamilyNotSupported => "440",
+            Self::WrongCredentials => "441",
+            Self::UnsupportedTransport => "442",
+            Self::PeerAddressFamilyMismatch => "443",
+            Self::InsufficientCapacity => "508",
+        }
+    }
+
+    /// The number of ERROR-CODE; 0 for a success response.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::Success => 0,
+            Self::BadRequest => 400,
+            Self::Unauthenticated => 401,
+            Self::Forbidden => 403,
+            Self::UnknownAttribute => 420,
+            Self::AllocationMismatch => 437,
+            Self::StaleNonce => 438,
+            Self::AddressFamilyNotSupported => 440,
+            Self::WrongCredentials => 441,
+            Self::UnsupportedTransport => 442,
+            Self::PeerAddressFamilyMismatch => 443,
+            Self::InsufficientCapacity => 508,
+        }
+    }
+}
+
+/// What a request asked for, as metrics tell it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum RequestMethod {
+    /// Binding (RFC 8489).
+    Binding,
+    /// Allocate.
+    Allocate,
+    /// Refresh.
+    Refresh,
+    /// CreatePermission.
+    CreatePermission,
+    /// ChannelBind.
+    ChannelBind,
+    /// Any other: answered with 400.
+    Unknown,
+}
+
+impl RequestMethod {
+    /// Every method, in the order used for metrics.
+    pub const ALL: [Self; 6] = [
+        Self::Binding,
+        Self::Allocate,
+        Self::Refresh,
+        Self::CreatePermission,
+        Self::ChannelBind,
+        Self::Unknown,
+    ];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Binding => "binding",
+            Self::Allocate => "allocate",
+            Self::Refresh => "refresh",
+            Self::CreatePermission => "create_permission",
+            Self::ChannelBind => "channel_bind",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    pub(crate) const fn of(method: Method) -> Self {
+        match method {
+            Method::BINDING => Self::Binding,
+            Method::ALLOCATE => Self::Allocate,
+            Method::REFRESH => Self::Refresh,
+            Method::CREATE_PERMISSION => Self::CreatePermission,
+            Method::CHANNEL_BIND => Self::ChannelBind,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Why a datagram was neither answered nor relayed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum DropReason {
+    /// From a client: neither STUN nor ChannelData by its first byte, or empty.
+    NotTurn,
+    /// Looks like STUN, but its header, length or attributes are broken.
+    MalformedStun,
+    /// FINGERPRINT is there and wrong.
+    BadFingerprint,
+    /// A response, which a server never asks for.
+    UnexpectedClass,
+    /// An indication of a method that a server does not take.
+    UnknownIndication,
+    /// A Send indication without a peer or without data, or with a peer that is no address.
+    MalformedIndication,
+    /// An indication with a comprehension-required attribute that is not known.
+    UnknownAttribute,
+    /// A Send indication with DONT-FRAGMENT, which is not supported.
+    DontFragment,
+    /// A request or its answer beyond what one unauthenticated source may cause.
+    RateLimited,
+    /// A repeated Allocate whose relayed transport address is still being opened.
+    AllocationPending,
+    /// From a client: no allocation on the 5-tuple.
+    NoAllocation,
+    /// From a peer: the allocation is gone.
+    StaleAllocation,
+    /// ChannelData on a number outside the range.
+    ChannelNumber,
+    /// ChannelData whose length field disagrees with the datagram.
+    ChannelLength,
+    /// ChannelData on a number that no peer is bound to.
+    UnboundChannel,
+    /// No permission for the peer's address.
+    NoPermission,
+    /// A peer that may not be reached or heard: a denied port of our own, port 0, another family.
+    PeerDenied,
+    /// Does not fit into a datagram once it has its head.
+    TooBig,
+}
+
+impl DropReason {
+    /// Every reason, in the order used for metrics.
+    pub const ALL: [Self; 18] = [
+        Self::NotTurn,
+        Self::MalformedStun,
+        Self::BadFingerprint,
+        Self::UnexpectedClass,
+        Self::UnknownIndication,
+        Self::MalformedIndication,
+        Self::UnknownAttribute,
+        Self::DontFragment,
+        Self::RateLimited,
+        Self::AllocationPending,
+        Self::NoAllocation,
+        Self::StaleAllocation,
+        Self::ChannelNumber,
+        Self::ChannelLength,
+        Self::UnboundChannel,
+        Self::NoPermission,
+        Self::PeerDenied,
+        Self::TooBig,
+    ];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotTurn => "not_turn",
+            Self::MalformedStun => "malformed_stun",
+            Self::BadFingerprint => "bad_fingerprint",
+            Self::UnexpectedClass => "unexpected_class",
+            Self::UnknownIndication => "unknown_indication",
+            Self::MalformedIndication => "malformed_indication",
+            Self::UnknownAttribute => "unknown_attribute",
+            Self::DontFragment => "dont_fragment",
+            Self::RateLimited => "rate_limited",
+            Self::AllocationPending => "allocation_pending",
+            Self::NoAllocation => "no_allocation",
+            Self::StaleAllocation => "stale_allocation",
+            Self::ChannelNumber => "channel_number",
+            Self::ChannelLength => "channel_length",
+            Self::UnboundChannel => "unbound_channel",
+            Self::NoPermission => "no_permission",
+            Self::PeerDenied => "peer_denied",
+            Self::TooBig => "too_big",
+        }
+    }
+}
+
+/// All counts of one [`crate::Turn`], or of several added up. Gauges say how many there are now,
+/// everything else only grows.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Snapshot {
+    /// Gauge: permissions.
+    pub permissions: u64,
+    /// Gauge: channel bindings that relay.
+    pub channels: u64,
+    /// Gauge: ports held by EVEN-PORT reservations.
+    pub reservations: u64,
+    /// ChannelBind requests refused for a number that only RFC 5766 allows, 0x5000–0x7FFF: a sign
+    /// of clients that need `ChannelRange::Rfc5766`.
+    pub channel_numbers_rfc5766_refused: u64,
+    allocations: [u64; Family::ALL.len()],
+    requests: [[u64; Code::ALL.len()]; RequestMethod::ALL.len()],
+    relayed: [Count; Direction::ALL.len()],
+    dropped: [u64; DropReason::ALL.len()],
+}
+
+impl Snapshot {
+    /// Gauge: allocations, by the transport to the client and the family of the relayed transport
+    /// address.
+    #[must_use]
+    pub const fn allocations(&self, transport: Transport, family: Family) -> u64 {
+        match transport {
+            Transport::Udp => self.allocations[family as usize],
+        }
+    }
+
+    /// Requests that were answered.
+    #[must_use]
+    pub const fn requests(&self, method: RequestMethod, code: Code) -> u64 {
+        self.requests[method as usize][code as usize]
+    }
+
+    /// Packets relayed here, not by the kernel; bytes of application data.
+    #[must_use]
+    pub const fn relayed(&self, direction: Direction) -> Count {
+        self.relayed[direction as usize]
+    }
+
+    /// Datagrams that were neither answered nor relayed.
+    #[must_use]
+    pub const fn dropped(&self, reason: DropReason) -> u64 {
+        self.dropped[reason as usize]
+    }
+
+    /// Adds what another shard counted.
+    pub fn add(&mut self, other: &Self) {
+        self.permissions += other.permissions;
+        self.channels += other.channels;
+        self.reservations += other.reservations;
+        self.channel_numbers_rfc5766_refused += other.channel_numbers_rfc5766_refused;
+        add_each(&mut self.allocations, &other.allocations);
+        for (mine, theirs) in self.requests.iter_mut().zip(&other.requests) {
+            add_each(mine, theirs);
+        }
+        for (mine, theirs) in self.relayed.iter_mut().zip(&other.relayed) {
+            mine.packets += theirs.packets;
+            mine.bytes += theirs.bytes;
+        }
+        add_each(&mut self.dropped, &other.dropped);
+    }
+
+    pub(crate) const fn allocations_mut(&mut self, _: Transport, family: Family) -> &mut u64 {
+        &mut self.allocations[family as usize]
+    }
+
+    pub(crate) const fn count_request(&mut self, method: RequestMethod, code: Code) {
+        self.requests[method as usize][code as usize] += 1;
+    }
+
+    pub(crate) const fn count_relayed(&mut self, direction: Direction, bytes: usize) {
+        let count = &mut self.relayed[direction as usize];
+        count.packets += 1;
+        count.bytes += bytes as u64;
+    }
+
+    pub(crate) const fn count_dropped(&mut self, reason: DropReason) {
+        self.dropped[reason as usize] += 1;
+    }
+}
+
+fn add_each(mine: &mut [u64], theirs: &[u64]) {
+    for (mine, theirs) in mine.iter_mut().zip(theirs) {
+        *mine += theirs;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_list_is_complete_in_order_and_its_names_differ() {
+        for (index, code) in Code::ALL.iter().enumerate() {
+            assert_eq!(*code as usize, index);
+            assert!(Code::ALL[..index].iter().all(|other| other.name() != code.name()));
+        }
+        for (index, method) in RequestMethod::ALL.iter().enumerate() {
+            assert_eq!(*method as usize, index);
+        }
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+            assert!(DropReason::ALL[..index].iter().all(|other| other.name() != reason.name()));
+        }
+        assert_eq!([Family::V4 as usize, Family::V6 as usize], [0, 1]);
+    }
+
+    #[test]
+    fn adding_sums_every_count() {
+        let mut shard = Snapshot { permissions: 1, channels: 2, ..Snapshot::default() };
+        shard.reservations = 3;
+        shard.channel_numbers_rfc5766_refused = 4;
+        *shard.allocations_mut(Transport::Udp, Family::V6) += 5;
+        shard.count_request(RequestMethod::Allocate, Code::Success);
+        shard.count_relayed(Direction::PeerToClient, 7);
+        shard.count_dropped(DropReason::TooBig);
+        let mut sum = shard.clone();
+        sum.add(&shard);
+        assert_eq!((sum.permissions, sum.channels, sum.reservations), (2, 4, 6));
+        assert_eq!(sum.channel_numbers_rfc5766_refused, 8);
+        assert_eq!(sum.allocations(Transport::Udp, Family::V6), 10);
+        assert_eq!(sum.requests(RequestMethod::Allocate, Code::Success), 2);
+        assert_eq!(sum.relayed(Direction::PeerToClient), Count { packets: 2, bytes: 14 });
+        assert_eq!(sum.dropped(DropReason::TooBig), 2);
+    }
+}

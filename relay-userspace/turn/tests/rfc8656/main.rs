@@ -1,0 +1,31 @@
+//! RFC 8656 and the parts of RFC 8489 it stands on, one file per section, as data for one `check`.
+#![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
+
+mod random;
+mod s05_general;
+mod s07_allocate;
+mod s08_refresh;
+mod s09_permission;
+mod s11_indication;
+mod s12_channel;
+mod script;
+mod world;
+
+/// A way to be refused or dropped that no test shows is one that nobody has seen.
+#[test]
+fn every_error_code_and_every_drop_reason_has_a_test() {
+    let tests = [
+        include_str!("s05_general.rs"),
+        include_str!("s07_allocate.rs"),
+        include_str!("s08_refresh.rs"),
+        include_str!("s09_permission.rs"),
+        include_str!("s11_indication.rs"),
+        include_str!("s12_channel.rs"),
+    ]
+    .concat();
+    let codes = relay_turn::Code::ALL.iter().map(|code| code.name()).filter(|c| *c != "success");
+    let reasons = relay_turn::DropReason::ALL.iter().map(|reason| reason.name());
+    for name in codes.chain(reasons) {
+        assert!(tests.contains(&format!("=> {name}")), "{name}");
+    }
+}

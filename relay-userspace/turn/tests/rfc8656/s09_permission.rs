@@ -1,0 +1,176 @@
+//! §9 Permissions, §10 CreatePermission, and which peers the policy lets a client name.
+
+use super::script::{check, check_with, run};
+use super::world::{World, config};
+use relay_turn::Policy;
+
+#[test]
+fn a_permission_is_for_an_address_and_lasts_five_minutes() {
+    check("alice allocates; peer bob sends 5 to alice => no_permission");
+    check("alice allocates; alice permits bob; peer bob sends 5 to alice => to alice data bob 5");
+    check("alice allocates; alice permits bob; peer bob2 sends 5 to alice => to alice data bob2 5");
+    check("alice allocates; alice permits bob; peer carol sends 5 to alice => no_permission");
+    check("alice allocates; alice permits bob; 299s pass; peer bob sends 0 to alice");
+    check(
+        "alice allocates; alice permits bob; 300s pass; peer bob sends 0 to alice => no_permission",
+    );
+    check(
+        "alice allocates; alice permits bob; 299s pass; alice permits bob; 299s pass; \
+         peer bob sends 0 to alice; 1s pass; peer bob sends 0 to alice => no_permission",
+    );
+    check(
+        "alice allocates; anna allocates; alice permits bob; peer bob sends 5 to anna \
+         => no_permission",
+    );
+}
+
+#[test]
+fn several_peers_are_permitted_together_or_not_at_all() {
+    check(
+        "alice allocates; alice permits bob carol; peer bob sends 1 to alice; \
+         peer carol sends 1 to alice",
+    );
+    check("alice allocates; alice permits => 400");
+    check(
+        "alice allocates; alice permits bob 10.0.0.1:1 => 403; peer bob sends 1 to alice \
+         => no_permission",
+    );
+    check(
+        "alice allocates; alice permits bob bob6 => 443; peer bob sends 1 to alice \
+         => no_permission",
+    );
+    check(
+        "alice allocates; alice permits bob attribute=0012/7 => 400; peer bob sends 1 to alice \
+         => no_permission",
+    );
+    check(
+        "alice allocates; alice permits bob carol dave 9.9.9.4:1 => 508; \
+         peer bob sends 1 to alice => no_permission",
+    );
+}
+
+#[test]
+fn an_allocation_has_so_many_permissions() {
+    check(
+        "alice allocates; alice permits bob carol dave; alice permits bob2 carol; \
+         alice permits 9.9.9.4:1 => 508",
+    );
+    check("alice allocates; alice permits bob carol dave; 300s pass; alice permits 9.9.9.4:1");
+    check(
+        "alice allocates; alice permits bob carol dave; alice binds 4000 to 9.9.9.4:1 => 508; \
+         alice binds 4000 to bob",
+    );
+}
+
+#[test]
+fn peers_are_of_the_relayed_family() {
+    check("alice allocates; alice permits bob6 => 443; alice permits [::ffff:9.9.9.1]:7 => 443");
+    check("alice allocates family=6; alice permits bob => 443; alice permits bob6");
+    check("alice allocates family=6; alice permits [::ffff:9.9.9.1]:7 => 403");
+    check(
+        "alice allocates family=6; alice permits bob6; peer bob6 sends 3 to alice \
+         => to alice data bob6 3",
+    );
+}
+
+#[test]
+fn denied_peers_are_forbidden() {
+    for peer in
+        ["10.0.0.1:1", "127.0.0.1:1", "0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "9.9.9.66:1"]
+    {
+        check(&format!(
+            "alice allocates; alice permits {peer} => 403; alice binds 4000 to {peer} => 403"
+        ));
+    }
+    for peer in [
+        "[::1]:1",
+        "[fe80::1]:1",
+        "[fd00::1]:1",
+        "[64:ff9b::9.9.9.1]:1",
+        "[2002:909:901::]:1",
+        "[ff02::1]:1",
+    ] {
+        check(&format!("alice allocates family=6; alice permits {peer} => 403"));
+    }
+    let mut lab = config();
+    lab.policy =
+        Policy::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()], vec![]);
+    check_with(
+        lab.clone(),
+        "alice allocates; alice permits 127.0.0.1:1; alice permits 10.0.0.1:1 => 403",
+    );
+    check_with(lab, "alice allocates family=6; alice permits [::1]:1; alice permits [::]:1 => 403");
+}
+
+#[test]
+fn relay_to_relay_is_always_open_and_other_ports_of_ours_are_not() {
+    check(
+        "alice allocates; anna allocates; alice permits anna's; anna permits alice's; \
+         alice sends 4 to anna's => to anna's 4; \
+         peer alice's sends 4 to anna => to anna data alice's 4",
+    );
+    // Another shard's port, and just outside.
+    check("alice allocates; alice permits 11.0.0.1:1; alice sends 1 to 11.0.0.1:50019");
+    check(
+        "alice allocates; alice permits 11.0.0.1:1; alice sends 1 to 11.0.0.1:50020 => peer_denied",
+    );
+    check(
+        "alice allocates; alice permits 11.0.0.1:1; alice sends 1 to 11.0.0.1:49999 => peer_denied",
+    );
+    check(
+        "alice allocates; alice permits 11.0.0.1:1; peer 11.0.0.1:3478 sends 1 to alice \
+         => peer_denied",
+    );
+    check("alice allocates; alice permits 11.0.0.1:1; peer 11.0.0.1:50019 sends 1 to alice");
+    check(
+        "alice allocates; alice binds 4000 to 11.0.0.1:3478 => 403; \
+         alice binds 4000 to 11.0.0.1:50010 => ok",
+    );
+    let mut own = config();
+    own.policy = Policy::new(vec!["11.0.0.1/32".parse().unwrap()], vec![]);
+    check_with(
+        own.clone(),
+        "alice allocates; alice binds 4000 to 11.0.0.1:3478; alice sends 1 on 4000",
+    );
+    own.policy = Policy::new(vec![], vec!["11.0.0.0/8".parse().unwrap()]);
+    check_with(
+        own,
+        "alice allocates; alice binds 4000 to 11.0.0.1:3478 => 403; alice permits 11.0.0.1:1",
+    );
+    check("alice allocates; alice permits bob; alice sends 1 to 9.9.9.1:0 => peer_denied");
+    check("alice allocates; alice binds 4000 to 9.9.9.1:0 => 403");
+}
+
+#[test]
+fn our_own_peers_stay_in_userspace() {
+    check(
+        "alice allocates; anna allocates; alice binds 4000 to anna's => only ok; \
+         anna binds 4001 to alice's => only ok; alice sends 4 on 4000 => to anna's 4; \
+         peer alice's sends 4 to anna => to anna 4001 4; \
+         alice refreshes lifetime=0 => only close, ok 0",
+    );
+}
+
+#[test]
+fn behind_a_nat_both_our_addresses_are_one() {
+    let mut nat = config();
+    nat.relay_addresses[0].external = Some("12.0.0.1".parse().unwrap());
+    let mut world = World::new(nat);
+    run(&mut world, "alice allocates; anna allocates; alice permits anna's; anna permits alice's");
+    let inside = |world: &World, name: &str| {
+        let relay = world.relays.values().find(|(owner, _)| owner == name);
+        relay.unwrap().1.socket()
+    };
+    let (alice, anna) = (inside(&world, "alice"), inside(&world, "anna"));
+    run(&mut world, &format!("alice sends 4 to anna's => to {anna} 4"));
+    run(&mut world, &format!("alice sends 4 to {anna} => to {anna} 4"));
+    run(&mut world, &format!("peer {alice} sends 4 to anna => to anna data alice's 4"));
+    run(
+        &mut world,
+        &format!(
+            "anna binds 4000 to alice's => ok; peer {alice} sends 4 to anna => to anna 4000 4"
+        ),
+    );
+    run(&mut world, &format!("anna binds 4001 to {alice} => 400"));
+    run(&mut world, "anna binds 4001 to 12.0.0.1:3478 => 403");
+}

@@ -1,0 +1,426 @@
+//! Clients, peers, a driver and a clock around one `Turn`: executes outputs in order and checks,
+//! at each of them, what must hold whatever happens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use hmac::{Hmac, KeyInit, Mac};
+use md5::{Digest, Md5};
+use relay_common::addr::{
+    ClientAddr, Family, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport,
+};
+use relay_common::wire::attribute::{self, AttributeType};
+use relay_common::wire::stun::{Class, Fingerprint, Message, Method};
+use relay_turn::{
+    AllocationId, Binding, Config, Credentials, DropReason, Input, Limits, Now, Output, Policy,
+    RelayAddress, Snapshot, Turn,
+};
+
+pub(crate) const NS_PER_SEC: u64 = 1_000_000_000;
+pub(crate) const REALM: &str = "example.org";
+/// Who is who: clients by what the server sees, peers likewise.
+const NAMES: &[(&str, &str)] = &[
+    ("alice", "198.51.100.1:5000"),
+    ("anna", "198.51.100.1:5001"),
+    ("amy", "198.51.100.2:5000"),
+    ("alice6", "[2001:db8::1]:5000"),
+    ("bob", "9.9.9.1:7000"),
+    ("bob2", "9.9.9.1:7001"),
+    ("carol", "9.9.9.2:7000"),
+    ("dave", "9.9.9.3:7000"),
+    ("bob6", "[2a00:9::1]:7000"),
+    ("carol6", "[2a00:9::2]:7000"),
+];
+
+/// A server with two relayed addresses, ten ports on each, and small limits.
+pub(crate) fn config() -> Config {
+    let users = [("user", "pass"), ("other", "word")].map(|(u, p)| (u.to_owned(), p.to_owned()));
+    let relay = |ip: &str| RelayAddress { address: ip.parse().unwrap(), external: None };
+    Config {
+        realm: REALM.to_owned(),
+        credentials: Credentials::new(users, vec!["north".to_owned(), "south".to_owned()]),
+        relay_addresses: vec![relay("11.0.0.1"), relay("2a00:1::1")],
+        relay_ports: 50_000..=50_009,
+        relay_ports_all: 50_000..=50_019,
+        channel_range: relay_common::wire::channel_data::ChannelRange::Rfc8656,
+        policy: Policy::new(Vec::new(), vec!["9.9.9.66/32".parse().unwrap()]),
+        limits: Limits {
+            allocations_max: 4,
+            permissions_per_allocation_max: 3,
+            channels_per_allocation_max: 2,
+            unauthenticated_replies_per_sec: 1000,
+            ..Limits::default()
+        },
+        nonce_key: [1; 32],
+        seed: [2; 32],
+    }
+}
+
+/// What the driver does with `OpenRelay`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opens {
+    Succeed,
+    Fail(u32),
+    Wait,
+}
+
+pub(crate) struct Client {
+    pub(crate) five_tuple: FiveTuple,
+    pub(crate) nonce: Vec<u8>,
+    /// Number of the last transaction.
+    pub(crate) transaction: u64,
+    pub(crate) token: Option<[u8; 8]>,
+    pub(crate) relayed: Option<SocketAddr>,
+    pub(crate) allocation: Option<AllocationId>,
+}
+
+pub(crate) struct World {
+    pub(crate) turn: Turn,
+    pub(crate) now: Now,
+    pub(crate) clients: BTreeMap<String, Client>,
+    pub(crate) opens: Opens,
+    /// Relayed transport addresses that were asked for and not closed.
+    pub(crate) relays: BTreeMap<AllocationId, (String, RelayedAddr)>,
+    waiting: Vec<AllocationId>,
+    /// What the answer to an Allocate request must be like.
+    answers: BTreeMap<AllocationId, Signed>,
+    installed: BTreeMap<(AllocationId, u16), Binding>,
+    expiry_ns: BTreeMap<AllocationId, u64>,
+    relayed_ips: BTreeSet<std::net::IpAddr>,
+    pub(crate) transactions: u64,
+    /// Every datagram of a client, if that is wanted.
+    pub(crate) record: Option<Vec<Vec<u8>>>,
+}
+
+/// What the reply to a request must be like.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Signed {
+    pub(crate) key: Option<[u8; 16]>,
+    pub(crate) fingerprint: bool,
+    /// Number of the transaction.
+    pub(crate) transaction: u64,
+}
+
+impl World {
+    pub(crate) fn new(config: Config) -> Self {
+        let relayed_ips = config.relay_addresses.iter().map(|relay| relay.address).collect();
+        Self {
+            turn: Turn::new(config),
+            now: Now { monotonic_ns: 7 * NS_PER_SEC, unix_secs: 1_700_000_000 },
+            clients: BTreeMap::new(),
+            opens: Opens::Succeed,
+            relays: BTreeMap::new(),
+            waiting: Vec::new(),
+            answers: BTreeMap::new(),
+            installed: BTreeMap::new(),
+            expiry_ns: BTreeMap::new(),
+            relayed_ips,
+            transactions: 0,
+            record: None,
+        }
+    }
+
+    pub(crate) fn client(&mut self, name: &str) -> &mut Client {
+        let addr = self.addr(name);
+        let server = if addr.is_ipv4() { "11.0.0.1:3478" } else { "[2a00:1::1]:3478" };
+        self.clients.entry(name.to_owned()).or_insert_with(|| Client {
+            five_tuple: FiveTuple {
+                transport: Transport::Udp,
+                client: ClientAddr::new(addr),
+                server: ServerAddr::new(server.parse().unwrap()),
+            },
+            nonce: Vec::new(),
+            transaction: 0,
+            token: None,
+            relayed: None,
+            allocation: None,
+        })
+    }
+
+    /// A name, a literal, or a client's relayed transport address (`alice's`).
+    pub(crate) fn addr(&self, name: &str) -> SocketAddr {
+        if let Some(owner) = name.strip_suffix("'s") {
+            return self.clients[owner].relayed.unwrap();
+        }
+        let known = NAMES.iter().find(|(known, _)| *known == name).map(|(_, addr)| *addr);
+        known.unwrap_or(name).parse().unwrap_or_else(|_| panic!("who is {name}?"))
+    }
+
+    fn name(&self, addr: SocketAddr) -> String {
+        let relayed = self.clients.iter().find(|(_, client)| client.relayed == Some(addr));
+        if let Some((owner, _)) = relayed {
+            return format!("{owner}'s");
+        }
+        let known = NAMES.iter().find(|(_, known)| known.parse() == Ok(addr));
+        known.map_or_else(|| addr.to_string(), |(name, _)| (*name).to_owned())
+    }
+
+    /// A client's datagram, and everything that comes of it, in words.
+    pub(crate) fn client_sends(&mut self, name: &str, datagram: &[u8], signed: &Signed) -> String {
+        let five_tuple = self.client(name).five_tuple;
+        if let Some(record) = &mut self.record {
+            record.push(datagram.to_vec());
+        }
+        self.input(name, Input::FromClient { five_tuple, datagram }, datagram, signed)
+    }
+
+    pub(crate) fn peer_sends(
+        &mut self,
+        allocation: AllocationId,
+        peer: SocketAddr,
+        bytes: usize,
+    ) -> String {
+        let datagram = vec![7; bytes];
+        let peer = PeerAddr::new(peer);
+        let input = Input::FromPeer { allocation, peer, datagram: &datagram };
+        self.input("", input, &datagram, &Signed::default())
+    }
+
+    /// Lets time pass, with an input at each deadline on the way.
+    pub(crate) fn pass(&mut self, ns: u64) -> String {
+        let end = self.now.monotonic_ns + ns;
+        let mut said = Vec::new();
+        for _ in 0..10_000 {
+            let Some(deadline) = self.turn.deadline().filter(|deadline| *deadline <= end) else {
+                break;
+            };
+            self.set_time(deadline.max(self.now.monotonic_ns));
+            let outcome = self.input("", Input::Deadline, &[], &Signed::default());
+            said.extend(Some(outcome).filter(|outcome| outcome != "nothing"));
+            assert!(self.turn.deadline() > Some(deadline) || self.turn.deadline().is_none());
+        }
+        self.set_time(end);
+        if said.is_empty() { "nothing".to_owned() } else { said.join(", ") }
+    }
+
+    pub(crate) fn set_time(&mut self, monotonic_ns: u64) {
+        let base = 1_700_000_000 - 7;
+        self.now = Now { monotonic_ns, unix_secs: base + monotonic_ns / NS_PER_SEC };
+    }
+
+    /// The driver's answer to an `OpenRelay` that was kept waiting.
+    pub(crate) fn answer_opens(&mut self, fail: bool) -> String {
+        let mut said = Vec::new();
+        for allocation in std::mem::take(&mut self.waiting) {
+            let name = self.relays[&allocation].0.clone();
+            said.push(self.answer_open(&name, allocation, fail));
+        }
+        said.join(", ")
+    }
+
+    fn answer_open(&mut self, name: &str, allocation: AllocationId, fail: bool) -> String {
+        let signed = self.answers[&allocation];
+        let input = if fail {
+            self.relays.remove(&allocation);
+            Input::RelayFailed { allocation }
+        } else {
+            Input::RelayOpened { allocation }
+        };
+        self.input(name, input, &[], &signed)
+    }
+
+    fn input(&mut self, name: &str, input: Input<'_>, datagram: &[u8], signed: &Signed) -> String {
+        let before = self.turn.snapshot();
+        self.turn.handle(self.now, input);
+        let outputs: Vec<_> = std::iter::from_fn(|| self.turn.poll()).collect();
+        let unauthenticated = signed.key.is_none() && Message::parse(datagram).is_ok();
+        let replies = outputs.iter().filter(|o| matches!(o, Output::Reply { .. })).count();
+        assert!(!unauthenticated || replies <= 1);
+        let mut said = Vec::new();
+        for output in outputs {
+            said.extend(self.execute(name, output, datagram, signed));
+        }
+        said.extend(drops(&before, &self.turn.snapshot()));
+        self.check_installed();
+        if said.is_empty() { "nothing".to_owned() } else { said.join(", ") }
+    }
+
+    /// The kernel must never relay for an allocation that is over.
+    fn check_installed(&self) {
+        for ((id, _), binding) in &self.installed {
+            let expiry_ns = self.expiry_ns.get(id).copied().unwrap_or(0);
+            assert!(binding.client_to_peer_deadline_ns <= expiry_ns, "{binding:?} {expiry_ns}");
+            assert!(binding.peer_to_client_deadline_ns <= binding.client_to_peer_deadline_ns);
+        }
+    }
+
+    pub(crate) fn execute(
+        &mut self,
+        name: &str,
+        output: Output,
+        datagram: &[u8],
+        signed: &Signed,
+    ) -> Vec<String> {
+        let text = match output {
+            Output::Reply { five_tuple, bytes } => {
+                assert_eq!(five_tuple, self.clients[name].five_tuple);
+                let bytes = self.turn.bytes(bytes).to_vec();
+                self.reply(name, &bytes, signed)
+            }
+            Output::ToPeer { allocation, peer, payload } => {
+                assert!(self.expiry_ns[&allocation] > self.now.monotonic_ns);
+                format!("to {} {}", self.name(peer.socket()), datagram[payload].len())
+            }
+            Output::ToClient { five_tuple, head, padding } => {
+                let to = self.name(five_tuple.client.socket());
+                format!("to {to} {}", self.describe_head(head.as_slice(), datagram, padding))
+            }
+            Output::OpenRelay { allocation, relayed } => {
+                if !datagram.is_empty() {
+                    self.answers.insert(allocation, *signed);
+                }
+                return self.open(name, allocation, relayed);
+            }
+            Output::CloseRelay { allocation } => {
+                assert!(self.relays.remove(&allocation).is_some(), "closed what is not open");
+                assert!(self.installed.keys().all(|(id, _)| *id != allocation), "withdraw first");
+                self.waiting.retain(|id| *id != allocation);
+                self.expiry_ns.remove(&allocation);
+                "close".to_owned()
+            }
+            Output::Install(binding) => {
+                assert_eq!(self.relays[&binding.allocation].1, binding.relayed);
+                assert!(!self.relayed_ips.contains(&binding.peer.ip()), "a peer of our own");
+                assert_eq!(binding.peer.family(), binding.relayed.family());
+                self.installed.insert((binding.allocation, binding.number.value()), binding);
+                let left = |deadline: u64| {
+                    deadline.saturating_sub(self.now.monotonic_ns).div_ceil(NS_PER_SEC)
+                };
+                let (there, back) =
+                    (binding.client_to_peer_deadline_ns, binding.peer_to_client_deadline_ns);
+                let number = binding.number.value();
+                format!("install {number:x} {}/{}", left(there), left(back))
+            }
+            Output::Withdraw(binding) => {
+                let number = binding.number.value();
+                assert!(self.installed.remove(&(binding.allocation, number)).is_some());
+                format!("withdraw {number:x}")
+            }
+        };
+        vec![text]
+    }
+
+    fn open(&mut self, name: &str, allocation: AllocationId, relayed: RelayedAddr) -> Vec<String> {
+        assert!(self.relays.values().all(|(_, other)| *other != relayed), "ports are unique");
+        self.relays.insert(allocation, (name.to_owned(), relayed));
+        match self.opens {
+            Opens::Succeed => vec!["open".to_owned(), self.answer_open(name, allocation, false)],
+            Opens::Fail(0) => {
+                self.opens = Opens::Succeed;
+                vec!["open".to_owned(), self.answer_open(name, allocation, false)]
+            }
+            Opens::Fail(times) => {
+                self.opens = Opens::Fail(times - 1);
+                vec!["fail".to_owned(), self.answer_open(name, allocation, true)]
+            }
+            Opens::Wait => {
+                self.waiting.push(allocation);
+                vec!["opening".to_owned()]
+            }
+        }
+    }
+
+    fn describe_head(&self, head: &[u8], datagram: &[u8], padding: usize) -> String {
+        let whole = [head, datagram, &vec![0; padding]].concat();
+        if let [n0, n1, l0, l1] = *head {
+            assert_eq!(usize::from(u16::from_be_bytes([l0, l1])), datagram.len());
+            assert_eq!(padding, 0);
+            return format!("{:x} {}", u16::from_be_bytes([n0, n1]), datagram.len());
+        }
+        let message = Message::parse(&whole).unwrap();
+        assert_eq!((message.class(), message.method()), (Class::Indication, Method::DATA));
+        let peer = message.attribute(AttributeType::XOR_PEER_ADDRESS).unwrap();
+        let peer = attribute::xor_address(peer, message.transaction_id()).unwrap();
+        assert_eq!(message.attribute(AttributeType::DATA).unwrap(), datagram);
+        format!("data {} {}", self.name(peer), datagram.len())
+    }
+
+    fn reply(&mut self, name: &str, bytes: &[u8], signed: &Signed) -> String {
+        let message = Message::parse(bytes).unwrap();
+        let expected = if signed.fingerprint { Fingerprint::Valid } else { Fingerprint::Absent };
+        assert_eq!(message.fingerprint(), expected, "answered as asked");
+        assert_eq!(message.transaction_id(), super::script::transaction(signed.transaction));
+        let value = |kind| message.attribute(kind);
+        let code = value(AttributeType::ERROR_CODE).map(|v| attribute::error_code(v).unwrap().0);
+        assert_eq!(code.is_none(), message.class() == Class::Success);
+        match (message.integrity(), signed.key) {
+            (Some(integrity), Some(key)) => {
+                let mut mac = Hmac::<sha1::Sha1>::new_from_slice(&key).unwrap();
+                mac.update(&integrity.header);
+                mac.update(integrity.body);
+                assert_eq!(mac.finalize().into_bytes()[..], integrity.mac[..]);
+                assert!(!matches!(code, Some(401 | 438)), "these carry no MESSAGE-INTEGRITY");
+            }
+            (Some(_), None) => panic!("signed for somebody unknown"),
+            (None, Some(_)) => assert!(matches!(code, Some(400 | 401 | 438)), "{code:?} unsigned"),
+            (None, None) => {}
+        }
+        assert_eq!(value(AttributeType::SOFTWARE), None);
+        if let Some(nonce) = value(AttributeType::NONCE) {
+            assert_eq!(value(AttributeType::REALM), Some(REALM.as_bytes()));
+            self.client(name).nonce = nonce.to_vec();
+        }
+        match code {
+            Some(420) => {
+                let unknown = value(AttributeType::UNKNOWN_ATTRIBUTES).unwrap();
+                let hex: Vec<_> = unknown.iter().map(|byte| format!("{byte:02x}")).collect();
+                format!("420 {}", hex.concat())
+            }
+            Some(code) => code.to_string(),
+            None => self.success(name, &message),
+        }
+    }
+
+    fn success(&mut self, name: &str, message: &Message<'_>) -> String {
+        let address = |kind| {
+            let value = message.attribute(kind)?;
+            attribute::xor_address(value, message.transaction_id())
+        };
+        let mut text = "ok".to_owned();
+        let reflexive = address(AttributeType::XOR_MAPPED_ADDRESS);
+        if let Some(reflexive) = reflexive {
+            assert_eq!(reflexive, self.clients[name].five_tuple.client.socket());
+        }
+        let relayed = address(AttributeType::XOR_RELAYED_ADDRESS);
+        assert_eq!(reflexive.is_some(), relayed.is_some() || message.method() == Method::BINDING);
+        let of_client = |(_, (owner, _)): &(&AllocationId, &(String, RelayedAddr))| owner == name;
+        let id = self.relays.iter().find(of_client).map(|(id, _)| *id);
+        let lifetime = message.attribute(AttributeType::LIFETIME).and_then(attribute::number);
+        if let Some(secs) = lifetime {
+            text += &format!(" {secs}");
+            if let Some(id) = id {
+                let again =
+                    message.method() == Method::ALLOCATE && self.expiry_ns.contains_key(&id);
+                if !again {
+                    let end = self.now.monotonic_ns + u64::from(secs) * NS_PER_SEC;
+                    self.expiry_ns.insert(id, end);
+                }
+            }
+        }
+        if let Some(relayed) = relayed {
+            let family = Family::of(relayed.ip()).name();
+            let parity = if relayed.port() % 2 == 0 { "even" } else { "odd" };
+            text += &format!(" {family} {parity}");
+            let client = self.client(name);
+            client.relayed = Some(relayed);
+            client.allocation = id;
+        }
+        if let Some(token) = message.attribute(AttributeType::RESERVATION_TOKEN) {
+            self.client(name).token = Some(token.try_into().unwrap());
+            text += " token";
+        }
+        text
+    }
+}
+
+/// Which reasons were counted, in words.
+fn drops(before: &Snapshot, after: &Snapshot) -> Vec<String> {
+    let counted = |reason: &DropReason| after.dropped(*reason) > before.dropped(*reason);
+    DropReason::ALL.into_iter().filter(counted).map(|reason| reason.name().to_owned()).collect()
+}
+
+pub(crate) fn md5(parts: &[&str]) -> [u8; 16] {
+    let mut hash = Md5::new();
+    hash.update(parts.join(":"));
+    hash.finalize().into()
+}
