@@ -1,0 +1,154 @@
+//! The loaded program: its maps as the tests fill them, and one run of it at a time.
+
+#![allow(unreachable_pub, reason = "part of a test's crate")]
+
+use std::error::Error;
+use std::fmt;
+use std::path::Path;
+
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, xdp::DevMap};
+use aya::programs::{TestRun, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use relay_common::abi::{self, Config, Count, NextHop, Reason, Route, RouteKeyV4, RouteKeyV6};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::{HostTables, INGRESS, PORT};
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Map values as bytes: what aya takes without a promise that they are plain data.
+fn raw<T: IntoBytes + zerocopy::Immutable, const N: usize>(value: &T) -> [u8; N] {
+    value.as_bytes().try_into().expect("N is the size of T")
+}
+
+/// The program, loaded and not attached.
+pub struct Kernel {
+    ebpf: Ebpf,
+    out: Vec<u8>,
+}
+
+/// What the kernel says of the program.
+pub struct Facts {
+    pub verified_instructions: u32,
+    pub translated_bytes: u32,
+}
+
+impl fmt::Display for Facts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { verified_instructions, translated_bytes } = self;
+        write!(f, "{verified_instructions} instructions verified, {translated_bytes} bytes xlated")
+    }
+}
+
+impl Kernel {
+    /// Loads an object and refuses another ABI before the verifier sees the program.
+    pub fn load(object: &Path) -> Result<Self, Failure> {
+        let mut ebpf = EbpfLoader::new().load(&std::fs::read(object)?)?;
+        let abi = ebpf.map(abi::map::ABI).ok_or("the object names no ABI")?;
+        let version = Array::<_, u32>::try_from(abi)?.len();
+        if version != abi::ABI_VERSION {
+            return Err(format!("the object is of ABI {version}").into());
+        }
+        let program: &mut Xdp =
+            ebpf.program_mut(abi::PROGRAM).ok_or("no such program")?.try_into()?;
+        program.load()?;
+        Ok(Self { ebpf, out: vec![0; 1 << 16] })
+    }
+
+    pub fn facts(&self) -> Result<Facts, Failure> {
+        let info = self.program()?.info()?;
+        Ok(Facts {
+            verified_instructions: info.verified_instruction_count().unwrap_or(0),
+            translated_bytes: info.size_translated().unwrap_or(0),
+        })
+    }
+
+    fn program(&self) -> Result<&Xdp, Failure> {
+        Ok(self.ebpf.program(abi::PROGRAM).ok_or("no such program")?.try_into()?)
+    }
+
+    fn array<const N: usize>(
+        &mut self,
+        name: &str,
+    ) -> Result<Array<&mut MapData, [u8; N]>, Failure> {
+        Ok(Array::try_from(self.ebpf.map_mut(name).ok_or("no such map")?)?)
+    }
+
+    /// Replaces the configuration.
+    pub fn configure(&mut self, config: &Config) -> Result<(), Failure> {
+        const BYTES: usize = size_of::<Config>();
+        Ok(self.array::<BYTES>(abi::map::CONFIG)?.set(0, raw::<_, BYTES>(config), 0)?)
+    }
+
+    /// Fills every map as the host's tables are.
+    pub fn fill(&mut self, tables: &HostTables) -> Result<(), Failure> {
+        const HOP: usize = size_of::<NextHop>();
+        self.configure(&tables.config)?;
+        let mut hops = self.array::<HOP>(abi::map::NEXT_HOPS)?;
+        for (index, hop) in (0..).zip(&tables.next_hops) {
+            hops.set(index, raw::<_, HOP>(hop), 0)?;
+        }
+        let ports = self.ebpf.map_mut(abi::map::PORTS).ok_or("no such map")?;
+        // Never sent to: a test run does not carry redirects out.
+        DevMap::try_from(ports)?.set(PORT, INGRESS, None, 0)?;
+        self.routes::<_, { size_of::<RouteKeyV4>() }>(abi::map::ROUTES_V4, &tables.v4)?;
+        self.routes::<_, { size_of::<RouteKeyV6>() }>(abi::map::ROUTES_V6, &tables.v6)
+    }
+
+    fn routes<K: IntoBytes + zerocopy::Immutable, const N: usize>(
+        &mut self,
+        name: &str,
+        routes: &std::collections::HashMap<K, Route>,
+    ) -> Result<(), Failure> {
+        let map = self.ebpf.map_mut(name).ok_or("no such map")?;
+        let mut map = HashMap::<_, [u8; N], [u8; size_of::<Route>()]>::try_from(map)?;
+        for (key, route) in routes {
+            map.insert(raw::<_, N>(key), raw::<_, { size_of::<Route>() }>(route), 0)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the program on a frame: its XDP action, and the frame afterwards.
+    pub fn run(&mut self, frame: &[u8]) -> Result<(u32, &[u8]), Failure> {
+        let mut out = std::mem::take(&mut self.out);
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ..TestRunOptions::default()
+        };
+        let result = self.program()?.test_run(options);
+        self.out = out;
+        let result = result?;
+        Ok((result.return_value, &self.out[..usize::try_from(result.data_size_out)?]))
+    }
+
+    /// Runs the program on its own output, `repeat` times; the mean time of one run, nanoseconds.
+    pub fn time(&mut self, frame: &[u8], repeat: u32) -> Result<(u32, u128), Failure> {
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
+        let result = self.program()?.test_run(options)?;
+        Ok((result.return_value, result.duration.as_nanos()))
+    }
+
+    /// A counter, summed over CPUs.
+    fn count(&self, map: &str, index: u32) -> Result<Count, Failure> {
+        let map = self.ebpf.map(map).ok_or("no such map")?;
+        let map = PerCpuArray::<_, [u8; size_of::<Count>()]>::try_from(map)?;
+        let mut total = Count::default();
+        for cpu in map.get(&index, 0)?.iter() {
+            let count = Count::read_from_bytes(cpu).map_err(|_| "a count's size")?;
+            total.packets += count.packets;
+            total.bytes += count.bytes;
+        }
+        Ok(total)
+    }
+
+    /// Every reason's counter.
+    pub fn reasons(&self) -> Result<Vec<Count>, Failure> {
+        Reason::ALL.iter().map(|reason| self.count(abi::map::REASONS, *reason as u32)).collect()
+    }
+
+    /// A slot's counter of one direction.
+    pub fn slot(&self, slot: u32, direction: abi::Direction) -> Result<Count, Failure> {
+        self.count(abi::map::SLOTS, slot * 2 + direction as u32)
+    }
+}

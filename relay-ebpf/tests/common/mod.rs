@@ -1,0 +1,413 @@
+//! Frames as plain bytes, a host's frame and tables, and an independent judge of checksums.
+//!
+//! Builds and checks with code of its own: nothing here uses the types that the step works with to
+//! lay out or to verify a packet.
+#![allow(dead_code, unreachable_pub, reason = "each test file is a crate that uses a part of this")]
+#![allow(clippy::unwrap_used, reason = "only tests use it, and each number here fits")]
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use relay_common::abi::{
+    ABI_VERSION, Config, Count, Direction, LISTEN_PORTS_MAX, NEXT_HOP_VALID, NextHop, Reason,
+    Route, RouteKeyV4, RouteKeyV6,
+};
+use relay_common::addr::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport};
+use relay_common::route::{Binding, Leg, RoutePair};
+use relay_common::wire::channel_data::{ChannelNumber, ChannelRange};
+use relay_ebpf::{Frame, Tables, Verdict};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The interface that frames arrive on: the one that BPF_PROG_TEST_RUN uses.
+pub const INGRESS: u32 = 1;
+/// Another interface, index [`PORT`] in `PORTS`.
+pub const EGRESS: u32 = 77;
+pub const PORT: u32 = 0;
+/// The epoch of valid routes.
+pub const EPOCH: u32 = 5;
+/// The host's clock; the kernel's is somewhere between [`PAST`] and [`FUTURE`] as well.
+pub const NOW: u64 = 1_000_000_000;
+pub const PAST: u64 = 1;
+pub const FUTURE: u64 = u64::MAX / 2;
+/// The slot of every route.
+pub const SLOT: u32 = 3;
+pub const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
+
+/// A datagram to build a frame from.
+#[derive(Clone, Debug)]
+pub struct Datagram {
+    pub src: SocketAddr,
+    pub dst: SocketAddr,
+    pub payload: Vec<u8>,
+    /// DSCP and ECN.
+    pub class: u8,
+    pub hop_limit: u8,
+    /// IPv4 flags and fragment offset.
+    pub fragment: u16,
+    /// IPv4 identification.
+    pub id: u16,
+    /// IPv6 flow label.
+    pub flow: u32,
+    /// Without it the field is zero.
+    pub checksum: bool,
+    /// Bytes behind the IP packet.
+    pub tail: usize,
+}
+
+impl Datagram {
+    pub fn new(src: SocketAddr, dst: SocketAddr, payload: Vec<u8>) -> Self {
+        Self {
+            src,
+            dst,
+            payload,
+            class: 0xB9,
+            hop_limit: 64,
+            fragment: 0x4000,
+            id: 0x1D1D,
+            flow: 0xABCDE,
+            checksum: true,
+            tail: 0,
+        }
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut frame = [OUR_MAC, CLIENT_MAC].concat();
+        let udp_len = u16::try_from(8 + self.payload.len()).unwrap_or(u16::MAX);
+        let mut pseudo = Vec::new();
+        match (self.src.ip(), self.dst.ip()) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                frame.extend([0x08, 0x00, 0x45, self.class]);
+                frame.extend(udp_len.saturating_add(20).to_be_bytes());
+                frame.extend(self.id.to_be_bytes());
+                frame.extend(self.fragment.to_be_bytes());
+                frame.extend([self.hop_limit, 17, 0, 0]);
+                pseudo.extend([src.octets(), dst.octets()].concat());
+                frame.extend(&pseudo);
+                let sum = !sum(&frame[14..34]);
+                frame[24..26].copy_from_slice(&sum.to_be_bytes());
+                pseudo.extend([0, 17]);
+                pseudo.extend(udp_len.to_be_bytes());
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                frame.extend([0x86, 0xDD]);
+                let first = 6 << 28 | u32::from(self.class) << 20 | self.flow;
+                frame.extend(first.to_be_bytes());
+                frame.extend(udp_len.to_be_bytes());
+                frame.extend([17, self.hop_limit]);
+                pseudo.extend([src.octets(), dst.octets()].concat());
+                frame.extend(&pseudo);
+                pseudo.extend(u32::from(udp_len).to_be_bytes());
+                pseudo.extend([0, 0, 0, 17]);
+            }
+            _ => panic!("families differ: {self:?}"),
+        }
+        let udp = frame.len();
+        frame.extend(self.src.port().to_be_bytes());
+        frame.extend(self.dst.port().to_be_bytes());
+        frame.extend(udp_len.to_be_bytes());
+        frame.extend([0, 0]);
+        frame.extend(&self.payload);
+        if self.checksum {
+            pseudo.extend(&frame[udp..]);
+            let sum = match !sum(&pseudo) {
+                0 => 0xFFFF,
+                sum => sum,
+            };
+            frame[udp + 6..udp + 8].copy_from_slice(&sum.to_be_bytes());
+        }
+        frame.resize(frame.len() + self.tail, 0xEE);
+        frame
+    }
+}
+
+/// A ChannelData message.
+pub fn channel_data(number: u16, data: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(data.len()).unwrap();
+    [&number.to_be_bytes()[..], &length.to_be_bytes()[..], data].concat()
+}
+
+/// The ones' complement sum of big-endian words.
+fn sum(bytes: &[u8]) -> u16 {
+    let mut sum = 0u32;
+    for pair in bytes.chunks(2) {
+        sum += u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low));
+        sum = (sum & 0xFFFF) + (sum >> 16);
+    }
+    sum.try_into().unwrap()
+}
+
+/// Recomputes every checksum of a frame from scratch.
+pub fn checksums_hold(frame: &[u8]) -> bool {
+    let pair = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
+    let (ip_holds, end, udp, mut pseudo) = match pair(12) {
+        0x0800 => (sum(&frame[14..34]) == 0xFFFF, 14 + pair(16), 34, frame[26..34].to_vec()),
+        0x86DD => (true, 54 + pair(18), 54, frame[22..54].to_vec()),
+        other => panic!("EtherType {other:#06x}"),
+    };
+    if frame[udp + 6..udp + 8] == [0, 0] {
+        return ip_holds && udp == 34;
+    }
+    pseudo.extend([0, 17]);
+    pseudo.extend(&frame[udp + 4..udp + 6]);
+    pseudo.extend(&frame[udp..end]);
+    ip_holds && end == udp + pair(udp + 4) && sum(&pseudo) == 0xFFFF
+}
+
+/// A frame in the host's memory, with room in front.
+pub struct HostFrame {
+    /// Words, so that the frame starts at an even address.
+    words: Vec<u16>,
+    start: usize,
+    end: usize,
+    /// `move_head` fails.
+    pub no_room: bool,
+    /// `headers_mut` fails.
+    pub no_write: bool,
+}
+
+const ROOM: usize = 256;
+
+impl HostFrame {
+    pub fn new(frame: &[u8]) -> Self {
+        let end = ROOM + frame.len();
+        let mut words = vec![0u16; end.div_ceil(2)];
+        words.as_mut_bytes()[ROOM..end].copy_from_slice(frame);
+        Self { words, start: ROOM, end, no_room: false, no_write: false }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.words.as_bytes()[self.start..self.end]
+    }
+}
+
+impl Frame for HostFrame {
+    fn headers<T: FromBytes + KnownLayout + Immutable>(&self) -> Option<&T> {
+        T::ref_from_prefix(self.as_bytes()).ok().map(|(headers, _)| headers)
+    }
+
+    fn headers_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self) -> Option<&mut T> {
+        let frame = &mut self.words.as_mut_bytes()[self.start..self.end];
+        if self.no_write {
+            None
+        } else {
+            T::mut_from_prefix(frame).ok().map(|(headers, _)| headers)
+        }
+    }
+
+    fn move_head(&mut self, by: i32) -> Option<()> {
+        let start = self.start.checked_add_signed(by.try_into().ok()?)?;
+        if self.no_room || start + 14 > self.end {
+            return None;
+        }
+        self.start = start;
+        Some(())
+    }
+
+    fn bytes(&self) -> u32 {
+        (self.end - self.start).try_into().unwrap()
+    }
+
+    fn ingress(&self) -> u32 {
+        INGRESS
+    }
+}
+
+/// Maps in the host's memory.
+pub struct HostTables {
+    pub config: Config,
+    pub v4: HashMap<RouteKeyV4, Route>,
+    pub v6: HashMap<RouteKeyV6, Route>,
+    pub next_hops: Vec<NextHop>,
+    pub ports: Vec<u32>,
+    pub counts: RefCell<HashMap<(u32, Direction), Count>>,
+}
+
+impl Tables for HostTables {
+    fn config(&self) -> Option<&Config> {
+        Some(&self.config)
+    }
+    fn route_v4(&self, key: &RouteKeyV4) -> Option<&Route> {
+        self.v4.get(key)
+    }
+    fn route_v6(&self, key: &RouteKeyV6) -> Option<&Route> {
+        self.v6.get(key)
+    }
+    fn next_hop(&self, index: u32) -> Option<&NextHop> {
+        self.next_hops.get(usize::try_from(index).unwrap())
+    }
+    fn now_ns(&self) -> u64 {
+        NOW
+    }
+    fn aim(&self, port: u32) -> bool {
+        self.ports.contains(&port)
+    }
+    fn count(&self, slot: u32, direction: Direction, bytes: u32) {
+        let mut counts = self.counts.borrow_mut();
+        let count = counts.entry((slot, direction)).or_default();
+        count.packets += 1;
+        count.bytes += u64::from(bytes);
+    }
+}
+
+/// What the tables of every test hold next hops for.
+pub mod hop {
+    /// The interface that the frame came in by.
+    pub const SAME: u32 = 0;
+    /// Another interface.
+    pub const OTHER: u32 = 1;
+    /// Known, not resolved.
+    pub const UNRESOLVED: u32 = 2;
+    /// An interface that no port stands for.
+    pub const NO_PORT: u32 = 3;
+    /// An MTU of 100 bytes.
+    pub const NARROW: u32 = 4;
+    /// An MTU of more than IPv4 can fill.
+    pub const WIDE: u32 = 5;
+    /// An index that no next hop can have.
+    pub const ABSENT: u32 = u32::MAX;
+    /// Every one.
+    pub const ALL: [u32; 7] = [SAME, OTHER, UNRESOLVED, NO_PORT, NARROW, WIDE, ABSENT];
+}
+
+/// Words of a MAC address.
+fn mac(bytes: [u8; 6]) -> [u16; 3] {
+    let [a, b, c, d, e, f] = bytes;
+    [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)
+}
+
+/// Tables with next hops and a configuration, without routes.
+pub fn tables() -> HostTables {
+    let same = NextHop {
+        dst_mac: mac(ROUTER_MAC),
+        src_mac: mac(OUR_MAC),
+        ifindex: INGRESS,
+        port: 63,
+        mtu: 1500,
+        vlan: 0,
+        state: NEXT_HOP_VALID,
+    };
+    let mut listen_ports = [0; LISTEN_PORTS_MAX];
+    listen_ports[0] = 5349u16.to_be();
+    listen_ports[1] = 3478u16.to_be();
+    HostTables {
+        config: Config {
+            abi_version: ABI_VERSION,
+            epoch: EPOCH,
+            relayed_first: 49152,
+            relayed_last: 65534,
+            channel_last: ChannelRange::Rfc8656.last(),
+            listen_ports_count: 2,
+            listen_ports,
+        },
+        v4: HashMap::new(),
+        v6: HashMap::new(),
+        next_hops: vec![
+            same,
+            NextHop { ifindex: EGRESS, port: PORT, ..same },
+            NextHop { state: 0, ..same },
+            NextHop { ifindex: EGRESS, port: PORT + 1, ..same },
+            NextHop { mtu: 100, ..same },
+            NextHop { mtu: 1 << 20, ..same },
+        ],
+        ports: vec![PORT],
+        counts: RefCell::default(),
+    }
+}
+
+/// A binding's addresses.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    pub client: SocketAddr,
+    pub server: SocketAddr,
+    pub relayed: SocketAddr,
+    pub peer: SocketAddr,
+}
+
+impl Ends {
+    pub fn v4() -> Self {
+        Self {
+            client: ([192, 0, 2, 1], 40001).into(),
+            server: ([10, 0, 0, 1], 3478).into(),
+            relayed: ([10, 0, 0, 1], 50000).into(),
+            peer: ([198, 51, 100, 7], 7000).into(),
+        }
+    }
+
+    pub fn v6() -> Self {
+        let at = |low, port| ([0x2001, 0xdb8, 0, 0, 0, 0, 0, low], port).into();
+        Self {
+            client: at(0xC, 40001),
+            server: at(1, 3478),
+            relayed: at(1, 50000),
+            peer: at(0x9E, 7000),
+        }
+    }
+
+    /// From the client.
+    pub fn ask(&self, number: u16, data: &[u8]) -> Datagram {
+        Datagram::new(self.client, self.server, channel_data(number, data))
+    }
+
+    /// From the peer.
+    pub fn answer(&self, data: &[u8]) -> Datagram {
+        Datagram::new(self.peer, self.relayed, data.to_vec())
+    }
+}
+
+/// The number of every channel.
+pub const CHANNEL: u16 = 0x4001;
+
+/// A valid binding over one next hop.
+pub fn binding(ends: &Ends, next_hop: u32) -> Binding {
+    let leg = Leg { deadline_ns: FUTURE, next_hop };
+    Binding {
+        five_tuple: FiveTuple {
+            transport: Transport::Udp,
+            client: ClientAddr::new(ends.client),
+            server: ServerAddr::new(ends.server),
+        },
+        relayed: RelayedAddr::new(ends.relayed),
+        peer: PeerAddr::new(ends.peer),
+        channel: ChannelNumber::new(CHANNEL, ChannelRange::Rfc8656).unwrap(),
+        slot: SLOT,
+        epoch: EPOCH,
+        to_peer: leg,
+        to_client: leg,
+    }
+}
+
+/// Puts both routes of a binding into the tables, changed by `change`.
+pub fn install(tables: &mut HostTables, binding: &Binding, change: impl Fn(&mut Route)) {
+    match RoutePair::compose(binding).expect("tests bind within a family") {
+        RoutePair::V4 { to_peer, to_client } => {
+            for (key, mut route) in [to_peer, to_client] {
+                change(&mut route);
+                tables.v4.insert(key, route);
+            }
+        }
+        RoutePair::V6 { to_peer, to_client } => {
+            for (key, mut route) in [to_peer, to_client] {
+                change(&mut route);
+                tables.v6.insert(key, route);
+            }
+        }
+    }
+}
+
+/// The XDP action of a verdict, as the kernel numbers them.
+pub fn action(verdict: Verdict) -> u32 {
+    match verdict {
+        Verdict::Abort(_) => 0,
+        Verdict::Pass(_) => 2,
+        Verdict::Transmit { .. } => 3,
+        Verdict::Redirect { .. } => 4,
+    }
+}
+
+/// The reasons that a relayed frame is counted under.
+pub fn relayed(reason: Reason) -> bool {
+    matches!(reason, Reason::ClientToPeer | Reason::PeerToClient)
+}

@@ -1,0 +1,353 @@
+//! The same generated frames through the step on the host and through the loaded program: equal
+//! verdict, equal bytes, equal counters; and what is passed is unmodified.
+//!
+//! Needs root and the object's path in `TURNPIKE_XDP_OBJECT`; without them every test is ignored
+//! and says why. `TURNPIKE_DIFFERENTIAL_SEED` and `TURNPIKE_DIFFERENTIAL_FRAMES` replay a failure.
+#![allow(clippy::unwrap_used, reason = "a test without libtest's attribute; each number here fits")]
+
+mod common;
+#[path = "common/kernel.rs"]
+mod kernel;
+
+use std::env;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use common::*;
+use kernel::Kernel;
+use libtest_mimic::{Arguments, Completion, Failed, Measurement, Trial};
+use relay_common::abi::{Count, Direction, Reason, Route};
+use relay_ebpf::{Verdict, step};
+
+const SEED: u64 = 8656;
+const FRAMES: u64 = 120_000;
+/// Frames between two looks at the counters; each batch has a configuration of its own.
+const BATCH: u64 = 1_000;
+/// Bindings of each family.
+const BINDINGS: u16 = 48;
+const CLEAN: u16 = BINDINGS / 2;
+
+fn main() -> ExitCode {
+    let args = Arguments::from_args();
+    let mut tests = vec![
+        Trial::ignorable_test("host_and_kernel_agree", || when_possible(agree)),
+        Trial::ignorable_test("single_cases_at_their_limits", || when_possible(limits)),
+    ];
+    // Only on request: a measurement is no test.
+    if args.bench {
+        tests.extend([
+            bench("ipv4_client_to_peer", Ends::v4, Direction::ClientToPeer),
+            bench("ipv4_peer_to_client", Ends::v4, Direction::PeerToClient),
+            bench("ipv6_client_to_peer", Ends::v6, Direction::ClientToPeer),
+            bench("ipv6_peer_to_client", Ends::v6, Direction::PeerToClient),
+        ]);
+    }
+    libtest_mimic::run(&args, tests).exit_code()
+}
+
+/// The object, or why there is nothing to test with.
+fn object() -> Result<PathBuf, &'static str> {
+    let object = env::var_os("TURNPIKE_XDP_OBJECT").filter(|path| !path.is_empty());
+    let object = object.ok_or("TURNPIKE_XDP_OBJECT names no object")?;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let root = status.lines().any(|line| line.starts_with("Uid:\t0\t"));
+    if root { Ok(object.into()) } else { Err("loading a program needs root") }
+}
+
+fn when_possible(test: fn(Kernel) -> Result<(), Failed>) -> Result<Completion, Failed> {
+    match object() {
+        Ok(object) => test(Kernel::load(&object)?).map(|()| Completion::Completed),
+        Err(why) => {
+            println!("SKIPPED: {why}");
+            Ok(Completion::ignored_with(why))
+        }
+    }
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// A small seeded generator (SplitMix64): what a seed gives never changes.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        usize::try_from(self.next() % u64::try_from(end).unwrap()).unwrap()
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.next().to_le_bytes()[0]
+    }
+
+    fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.byte()).collect()
+    }
+}
+
+/// The addresses of binding `index`: each has its own client port and peer port.
+fn ends(index: u16, v6: bool) -> Ends {
+    let mut ends = if v6 { Ends::v6() } else { Ends::v4() };
+    ends.client.set_port(40_000 + index);
+    ends.peer.set_port(7_000 + index);
+    ends.relayed.set_port(50_000 + index);
+    ends
+}
+
+/// Tables of many bindings: half of them valid, the others with one thing wrong.
+fn world(random: &mut Random) -> HostTables {
+    let mut tables = tables();
+    for index in 0..BINDINGS {
+        for v6 in [false, true] {
+            let hop = if index < CLEAN {
+                [hop::SAME, hop::OTHER][usize::from(index % 2)]
+            } else {
+                random.pick(&hop::ALL)
+            };
+            let mut binding = binding(&ends(index, v6), hop);
+            binding.slot = u32::from(index);
+            let flaw = if index < CLEAN { usize::MAX } else { random.below(8) };
+            let action = random.pick(&[0u16, 3, 0xFFFF]);
+            install(&mut tables, &binding, |route: &mut Route| match flaw {
+                0 => route.deadline_ns = PAST,
+                1 => route.deadline_ns = 0,
+                2 => route.epoch = EPOCH - 1,
+                3 => route.epoch = EPOCH + 1,
+                4 => route.action = action,
+                5 => route.action = 3 - route.action,
+                _ => {}
+            });
+        }
+    }
+    tables
+}
+
+/// A datagram that a binding relays, if its route is valid.
+fn datagram(random: &mut Random) -> Datagram {
+    let index = if random.one_in(3) { random.below(usize::from(BINDINGS)) } else { 0 };
+    let index = match u16::try_from(index).unwrap() {
+        0 => u16::try_from(random.below(usize::from(CLEAN))).unwrap(),
+        index => index,
+    };
+    let ends = ends(index, random.one_in(2));
+    let length = match random.below(8) {
+        0 => random.below(4),
+        1 => 40 + random.below(40),
+        2 => 1400 + random.below(100),
+        _ => random.below(300),
+    };
+    let data = random.bytes(length);
+    let mut datagram = if random.one_in(2) { ends.ask(CHANNEL, &data) } else { ends.answer(&data) };
+    datagram.class = random.byte();
+    datagram.id = 7;
+    datagram.flow = u32::try_from(random.below(1 << 20)).unwrap();
+    datagram.hop_limit = random.pick(&[2, 64, 64, 255, 128]);
+    datagram.fragment = random.pick(&[0, 0x4000, 0x8000]);
+    datagram.checksum = !random.one_in(16);
+    let bare = datagram.bytes().len();
+    if bare < 60 && !random.one_in(3) {
+        datagram.tail = 60 - bare;
+    }
+    datagram
+}
+
+/// A frame: valid, nearly valid, or broken.
+fn frame(random: &mut Random) -> Vec<u8> {
+    let mut datagram = datagram(random);
+    if random.one_in(2) {
+        return datagram.bytes();
+    }
+    match random.below(8) {
+        0 => datagram.hop_limit = random.pick(&[0, 1]),
+        1 => datagram.fragment = random.pick(&[0x2000, 0x6000, 1, 0x1FFF, 0x2001]),
+        2 => datagram.tail = random.below(80),
+        3 => datagram.payload = random.bytes(random.0.to_le_bytes()[0].into()),
+        4 => datagram.payload.extend([0; 3].iter().take(1 + random.below(3))),
+        5 => datagram.dst.set_port(random.pick(&[0, 53, 3477, 3478, 5349, 49151, 49152, 65535])),
+        6 => {
+            if let Some(byte) = datagram.payload.get_mut(random.below(4)) {
+                *byte = random.byte();
+            }
+        }
+        _ => datagram.src.set_port(random.pick(&[0, 1, 40_001, 7_001])),
+    }
+    let mut frame = datagram.bytes();
+    for _ in 0..random.pick(&[0, 0, 1, 1, 2, 8]) {
+        let at = random.below(frame.len().min(70));
+        frame[at] = random.pick(&[0, 1, 0x45, 0x46, 0x60, 0x86, 0xDD, 0xFF, 6, 17, 44, 58]);
+    }
+    match random.below(10) {
+        0 => frame.truncate(14 + random.below(frame.len() - 13)),
+        1 => frame.truncate(14 + random.below(60)),
+        2 => frame.extend(random.bytes(random.0.to_le_bytes()[0].into())),
+        3 => drop(frame.splice(12..12, [0x81, 0, 0, 5])),
+        _ => {}
+    }
+    frame
+}
+
+/// Another configuration in every batch; two of three are the usual one.
+fn reconfigure(random: &mut Random, tables: &mut HostTables) {
+    tables.config = common::tables().config;
+    match random.below(12) {
+        0 => tables.config.channel_last = 0x7FFF,
+        1 => tables.config.listen_ports_count = random.pick(&[0, 1, 16]),
+        2 => (tables.config.relayed_first, tables.config.relayed_last) = (2, 1),
+        3 => (tables.config.relayed_first, tables.config.relayed_last) = (0, u16::MAX),
+        4 => tables.config.epoch += 1,
+        5 if random.one_in(2) => tables.config.abi_version = random.pick(&[0, 2]),
+        _ => {}
+    }
+}
+
+fn agree(mut kernel: Kernel) -> Result<(), Failed> {
+    let seed = setting("TURNPIKE_DIFFERENTIAL_SEED", SEED);
+    let frames = setting("TURNPIKE_DIFFERENTIAL_FRAMES", FRAMES);
+    let mut random = Random(seed);
+    let mut tables = world(&mut random);
+    kernel.fill(&tables)?;
+    let mut host = vec![Count::default(); Reason::ALL.len()];
+    for number in 0..frames {
+        if number % BATCH == 0 {
+            reconfigure(&mut random, &mut tables);
+            kernel.configure(&tables.config)?;
+        }
+        let frame = frame(&mut random);
+        let reason = same(&mut kernel, &tables, &frame)
+            .map_err(|e| format!("seed {seed}, frame {number}: {}", e.message().unwrap_or("?")))?;
+        host[reason as usize].packets += 1;
+        if number % BATCH == BATCH - 1 || number + 1 == frames {
+            for (reason, direction) in [(0, Direction::ClientToPeer), (1, Direction::PeerToClient)]
+            {
+                host[reason].bytes = (0..u32::from(BINDINGS))
+                    .filter_map(|slot| tables.counts.borrow().get(&(slot, direction)).copied())
+                    .map(|count| count.bytes)
+                    .sum();
+            }
+            if kernel.reasons()? != host {
+                return Err(format!("seed {seed}: counters differ by frame {number}").into());
+            }
+        }
+    }
+    for ((slot, direction), count) in tables.counts.borrow().iter() {
+        if kernel.slot(*slot, *direction)? != *count {
+            return Err(format!("slot {slot}, {direction:?}: counters differ").into());
+        }
+    }
+    println!("seed {seed}: {frames} frames; {}", kernel.facts()?);
+    for (reason, count) in Reason::ALL.iter().zip(&host) {
+        println!("  {:>20} {}", reason.name(), count.packets);
+        // Neither can happen to the loaded program here: there is room, and nothing shrinks.
+        let impossible = matches!(reason, Reason::NoHeadroom | Reason::Aborted);
+        if frames >= FRAMES && impossible != (count.packets < 50) {
+            return Err(format!("the generator makes {} of {reason:?}", count.packets).into());
+        }
+    }
+    Ok(())
+}
+
+/// One frame through both.
+fn same(kernel: &mut Kernel, tables: &HostTables, frame: &[u8]) -> Result<Reason, Failed> {
+    let mut host = HostFrame::new(frame);
+    let verdict = step(&mut host, tables);
+    let (action, out) = kernel.run(frame)?;
+    if action != common::action(verdict) {
+        return Err(format!("host {verdict:?}, kernel's action {action}: {frame:02x?}").into());
+    }
+    if out != host.as_bytes() {
+        let host = host.as_bytes();
+        return Err(
+            format!("{verdict:?}: {frame:02x?}\nhost {host:02x?}\nkernel {out:02x?}").into()
+        );
+    }
+    match verdict {
+        Verdict::Pass(_) if out != frame => Err(format!("{verdict:?}, changed").into()),
+        Verdict::Pass(reason) | Verdict::Abort(reason) => Ok(reason),
+        Verdict::Transmit { .. } | Verdict::Redirect { .. } => Ok(verdict.reason()),
+    }
+}
+
+/// What random frames meet too rarely, each one's reason by name.
+fn limits(mut kernel: Kernel) -> Result<(), Failed> {
+    for (ends, headers) in [(Ends::v4(), 28), (Ends::v6(), 48)] {
+        let mut tables = tables();
+        install(&mut tables, &binding(&ends, hop::NARROW), |_| {});
+        kernel.fill(&tables)?;
+        let data = vec![5; 101 - headers];
+        for (frame, reason) in [
+            (ends.ask(CHANNEL, &data[1..]), Reason::ClientToPeer),
+            (ends.ask(CHANNEL, &data), Reason::TooBig),
+            (ends.answer(&data[5..]), Reason::PeerToClient),
+            (ends.answer(&data[4..]), Reason::TooBig),
+            (Datagram { hop_limit: 1, ..ends.answer(b"x") }, Reason::HopLimit),
+            (Datagram { hop_limit: 2, ..ends.answer(b"x") }, Reason::PeerToClient),
+        ] {
+            let found = same(&mut kernel, &tables, &frame.bytes())?;
+            if found != reason {
+                return Err(format!("{found:?} in place of {reason:?}: {frame:?}").into());
+            }
+        }
+        // Every payload word: each value of the checksum field.
+        tables.next_hops[0].mtu = 1500;
+        install(&mut tables, &binding(&ends, hop::SAME), |_| {});
+        kernel.fill(&tables)?;
+        for word in 0..=u16::MAX {
+            same(&mut kernel, &tables, &ends.ask(CHANNEL, &word.to_be_bytes()).bytes())?;
+            same(&mut kernel, &tables, &ends.answer(&word.to_be_bytes()).bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// Nanoseconds a packet, the fastest of many runs. A run repeats on its own output, so the route
+/// gives back the key's own addresses: client to peer peels nested ChannelData messages, peer to
+/// client puts headers in front while there is room.
+fn bench(name: &'static str, ends: fn() -> Ends, direction: Direction) -> Trial {
+    Trial::bench(name, move |_| {
+        let mut kernel = Kernel::load(&object()?)?;
+        let Ends { relayed: here, server: there, .. } = ends();
+        let ends = Ends { client: here, server: there, relayed: here, peer: there };
+        let (repeat, frame) = match direction {
+            Direction::ClientToPeer => (200, Datagram::new(ends.client, ends.server, nested(200))),
+            Direction::PeerToClient => (50, ends.answer(&[0; 64])),
+        };
+        let mut tables = tables();
+        install(&mut tables, &binding(&ends, hop::SAME), |_| {});
+        kernel.fill(&tables)?;
+        let frame = Datagram { hop_limit: 255, ..frame }.bytes();
+        // Every call waits for two of the kernel's grace periods, some 20 ms.
+        let rounds = 200;
+        let mut times = Vec::new();
+        for _ in 0..rounds {
+            let (action, time) = kernel.time(&frame, repeat)?;
+            if action != 3 {
+                return Err(format!("action {action} in place of XDP_TX").into());
+            }
+            times.push(u64::try_from(time)?);
+        }
+        times.sort_unstable();
+        let (avg, median) = (times[0], times[times.len() / 2]);
+        Ok(Some(Measurement { avg, variance: median - avg }))
+    })
+}
+
+/// ChannelData in ChannelData, `depth` deep, around 64 bytes.
+fn nested(depth: usize) -> Vec<u8> {
+    (0..depth).fold(vec![0; 64], |inner, _| channel_data(CHANNEL, &inner))
+}
