@@ -1,0 +1,181 @@
+//! What can be wrong with a configuration file, where, and what to do about it.
+//! A message may name keys, users and addresses, never the value of a password or a secret.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// Everything that is wrong with a configuration, in order of its place.
+#[derive(Debug)]
+pub(crate) struct ConfigErrors {
+    file: PathBuf,
+    problems: Vec<Problem>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug)]
+pub(super) struct Problem {
+    /// The file it is in: the configuration, or one that it names.
+    pub(super) file: PathBuf,
+    /// Line and column, from 1; `None` if something is missing.
+    pub(super) place: Option<(usize, usize)>,
+    /// What it is.
+    pub(super) fault: Fault,
+}
+
+/// What is wrong, as a sentence that ends with what to do.
+#[derive(Debug, Error)]
+pub(super) enum Fault {
+    #[error("cannot be read: {error}; {hint}", error = .0, hint = reading_hint(.0))]
+    Unreadable(io::Error),
+    #[error(
+        "{path} cannot be read: {error}; {hint}",
+        path = .0.display(), error = .1, hint = reading_hint(.1)
+    )]
+    UnreadableNamed(PathBuf, io::Error),
+    #[error("{0}")]
+    Syntax(String),
+    #[error("unknown key `{name}` {place}; {hint}")]
+    UnknownKey { name: String, place: String, hint: String },
+    #[error("`{key}` must be {expected}, not {found}")]
+    WrongType { key: String, expected: &'static str, found: &'static str },
+    #[error("`{key}` must be {expected}, not `{found}`{hint}")]
+    BadValue { key: &'static str, expected: String, found: String, hint: String },
+    #[error("`{key}` must be between {low} and {high}, not {found}")]
+    OutOfRange { key: &'static str, low: u32, high: u32, found: String },
+    #[error("`realm` is missing; add a line such as: realm = \"turn.example.org\"")]
+    NoRealm,
+    #[error("`realm` must have 1 to 127 characters and no control characters (RFC 8489 §14.9)")]
+    BadRealm,
+    #[error(
+        "no listening address; add: [listen] udp = [\"0.0.0.0:3478\", \"[::]:3478\"], or only \
+         the addresses that clients use"
+    )]
+    NoListen,
+    #[error("`{value}` stands twice in `{key}`; remove one")]
+    Duplicate { key: &'static str, value: String },
+    #[error("`{value}` in `{key}` is {what}; {advice}")]
+    UnusableAddress { key: &'static str, value: String, what: &'static str, advice: &'static str },
+    #[error("{count} different listening ports, but at most {max} are supported; use fewer")]
+    TooManyPorts { count: usize, max: usize },
+    #[error(
+        "the range must go from a lower to a higher port, from 1 to 65535, not `{0}`; write it \
+         like \"49152-65535\""
+    )]
+    BadPorts(String),
+    #[error(
+        "listening on {listen}, but its port is one of the relayed ports {first}-{last} of the \
+         same address; listen on another port or move `[relay] ports`"
+    )]
+    ListenInRelayed { listen: String, first: u16, last: u16 },
+    #[error("{external} is not of the family of {relay}; map IPv4 to IPv4 and IPv6 to IPv6")]
+    ExternalFamily { relay: String, external: String },
+    #[error("{0} is no relay address; use one of: {1}")]
+    ExternalOfNobody(String, String),
+    #[error("`{0}` is no network: host bits are set; write `{1}`, or `{2}` for the one address")]
+    HostBits(String, String, String),
+    #[error(
+        "nobody could use this relay: no user and no secret; add under [auth] either \
+         secrets = [\"…\"] with a long random string (openssl rand -hex 32), secrets_file, \
+         users = {{ name = \"password\" }} or users_file"
+    )]
+    NoCredentials,
+    #[error(
+        "a user name must have 1 to 508 bytes and no control characters (RFC 8489 §14.3); \
+         change it"
+    )]
+    BadUserName,
+    #[error("the password of `{0}` is empty; set one")]
+    EmptyPassword(String),
+    #[error("a secret is empty; set one (openssl rand -hex 32) or remove it")]
+    EmptySecret,
+    #[error("this is still the example's placeholder; make your own: openssl rand -hex 32")]
+    Placeholder,
+    #[error("the user `{0}` is defined twice; remove one of the definitions")]
+    UserTwice(String),
+    #[error("no `:` in this line; a line must be NAME:PASSWORD")]
+    NoColon,
+    #[error("there is nothing in it; add {0}, one on each line")]
+    EmptyFile(&'static str),
+    #[error("`{0}` is no name of an interface: 1 to 15 characters, no `/`, no white space")]
+    BadInterface(String),
+    #[error(
+        "`lifetime_secs_default` ({default}) is above `lifetime_secs_max` ({max}); lower the \
+         one or raise the other"
+    )]
+    LifetimeOrder { default: u32, max: u32 },
+}
+
+impl Fault {
+    /// Whether it says that something is absent, which a file with syntax errors cannot prove.
+    pub(super) fn is_absence(&self) -> bool {
+        matches!(self, Self::NoRealm | Self::NoListen | Self::NoCredentials)
+    }
+}
+
+/// Something legal that is probably not meant.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub(crate) enum Warning {
+    /// A file with passwords or secrets that every user of the machine can read.
+    #[error(
+        "{} holds credentials and every user of this machine can read it; chmod o-r it",
+        .0.display()
+    )]
+    WorldReadable(PathBuf),
+    /// RFC 8656 §7.2: who asks for no family gets IPv4, or 440.
+    #[error(
+        "no IPv4 relay address: a client that does not ask for an IPv6 relayed address \
+         (REQUESTED-ADDRESS-FAMILY) is refused with 440"
+    )]
+    NoIpv4Relay,
+}
+
+impl ConfigErrors {
+    /// Sorts the problems by file and place, absences last.
+    pub(super) fn new(file: &Path, mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|problem| {
+            (problem.file != file, problem.place.unwrap_or((usize::MAX, 0)))
+        });
+        Self { file: file.to_owned(), problems }
+    }
+
+    /// The file itself could not be read.
+    pub(super) fn unreadable(file: &Path, error: io::Error) -> Self {
+        let problem =
+            Problem { file: file.to_owned(), place: None, fault: Fault::Unreadable(error) };
+        Self::new(file, vec![problem])
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let errors = if self.problems.len() == 1 { "error" } else { "errors" };
+        write!(f, "{} {errors} in {}", self.problems.len(), self.file.display())?;
+        self.problems.iter().try_for_each(|problem| write!(f, "\n{problem}"))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some((line, column)) = self.place {
+            write!(f, ":{line}:{column}")?;
+        }
+        write!(f, ": {}", self.fault)
+    }
+}
+
+fn reading_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            "check the path; `turnpike config --example` prints a file to start from"
+        }
+        io::ErrorKind::PermissionDenied => "let the user that turnpike runs as read it",
+        io::ErrorKind::InvalidData => "it must be UTF-8 text",
+        _ => "check the path",
+    }
+}

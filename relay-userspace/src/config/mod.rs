@@ -1,0 +1,186 @@
+//! The configuration file: TOML in, [`Config`] out.
+//!
+//! A [`Config`] holds only values that are valid by themselves and together; no one re-checks them.
+//! What the machine has to say (is the address ours, does the interface exist, is the port free)
+//! is found out at start, not here: a file can be checked on another machine.
+
+mod auth;
+mod checks;
+mod document;
+mod fault;
+mod sections;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+
+pub(crate) use auth::Secret;
+pub(crate) use fault::{ConfigErrors, Warning};
+
+/// The example file: every key, what it means and what it is when it is absent.
+pub(crate) const EXAMPLE: &str = include_str!("../../../deploy/turnpike.example.toml");
+
+/// What stands in the example where a secret belongs; refused everywhere.
+const EXAMPLE_SECRET: &str = "REPLACE-ME";
+
+/// Everything the file says, defaults filled in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Config {
+    /// The realm of the long-term credentials (RFC 8489 §9.2), 1–127 characters.
+    pub(crate) realm: String,
+    /// Where clients send to; at least one, no duplicates, no port 0. Wildcards may be among them.
+    pub(crate) listen_udp: Vec<SocketAddr>,
+    /// Where relayed transport addresses come from.
+    pub(crate) relay: Relay,
+    /// Who may allocate; never empty.
+    pub(crate) auth: Auth,
+    /// How packets are relayed.
+    pub(crate) datapath: Datapath,
+    /// Exceptions from the peers that may be reached.
+    pub(crate) peers: Peers,
+    /// Where metrics and health are served; `None` is "off".
+    pub(crate) metrics_listen: Option<SocketAddr>,
+    /// What is logged and how.
+    pub(crate) log: Log,
+    /// How much of everything there may be.
+    pub(crate) limits: Limits,
+    /// Whether clients may use RFC 5766's channel numbers, 0x4000–0x7FFF, not only RFC 8656's,
+    /// 0x4000–0x4FFF.
+    pub(crate) rfc5766_channel_numbers: bool,
+    /// How many threads relay; `None` is one for each CPU.
+    pub(crate) shards: Option<NonZeroU16>,
+    /// What is legal and yet probably not meant. To be logged when there is a log.
+    pub(crate) warnings: Vec<Warning>,
+}
+
+/// `[relay]`: where relayed transport addresses come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Relay {
+    /// No wildcards, no duplicates. Empty: the listening addresses.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// The ports, at least 1.
+    pub(crate) ports: RangeInclusive<u16>,
+    /// Relay address → the address of the same family that clients are told instead.
+    pub(crate) external: BTreeMap<IpAddr, IpAddr>,
+}
+
+/// `[auth]`: at least one user or one secret.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Auth {
+    /// User name → password; names and passwords are not empty.
+    pub(crate) users: BTreeMap<String, Secret>,
+    /// What time-limited credentials are made with; each is accepted, the first one makes new ones.
+    pub(crate) secrets: Vec<Secret>,
+}
+
+/// `[datapath]`: how packets are relayed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Datapath {
+    /// Which path, and which fallback.
+    pub(crate) mode: Mode,
+    /// Interfaces to attach to. Empty: those that carry the listening and relay addresses.
+    pub(crate) interfaces: Vec<String>,
+    /// The kernel object to load instead of the embedded one.
+    pub(crate) object: Option<PathBuf>,
+}
+
+/// How packets are relayed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum Mode {
+    /// Native XDP; generic XDP where the driver has none; userspace where that fails too.
+    Auto,
+    /// Native XDP (in the driver) or an error.
+    Native,
+    /// Generic XDP (in the network stack, slower) or an error.
+    Generic,
+    /// No XDP: everything is relayed in userspace.
+    Userspace,
+}
+
+impl Mode {
+    /// Every mode, by its name in the file.
+    pub(crate) const ALL: [(&'static str, Self); 4] = [
+        ("auto", Self::Auto),
+        ("native", Self::Native),
+        ("generic", Self::Generic),
+        ("userspace", Self::Userspace),
+    ];
+}
+
+/// `[peers]`: exceptions from the rule that special-purpose addresses are not relayed to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Peers {
+    /// May be reached although they are special-purpose.
+    pub(crate) allow: Vec<IpNet>,
+    /// May not be reached.
+    pub(crate) deny: Vec<IpNet>,
+}
+
+/// `[log]`: what is logged and how.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Log {
+    /// The least important level that is still logged.
+    pub(crate) level: tracing::Level,
+    /// The shape of a line.
+    pub(crate) format: LogFormat,
+}
+
+/// The shape of a log line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[limits]`: bounds for the whole server, each at least 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Limits {
+    /// Allocations, all shards together; at most [`relay_common::abi::SLOTS_MAX`].
+    pub(crate) allocations_max: u32,
+    /// Permissions of one allocation.
+    pub(crate) permissions_per_allocation_max: u32,
+    /// Channel bindings of one allocation.
+    pub(crate) channels_per_allocation_max: u32,
+    /// LIFETIME when the client asks for none or for less, seconds.
+    pub(crate) lifetime_secs_default: u32,
+    /// LIFETIME at most, seconds; not below the default.
+    pub(crate) lifetime_secs_max: u32,
+    /// How long a nonce is good, seconds.
+    pub(crate) nonce_secs: u32,
+    /// Replies to unauthenticated requests from one IPv4 address or IPv6 /64, per second.
+    pub(crate) unauthenticated_replies_per_sec: u32,
+}
+
+impl Config {
+    /// Reads and checks a file, and the files it names (relative names start at its directory).
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with the file, not only the first.
+    pub(crate) fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        let text =
+            fs::read_to_string(path).map_err(|error| ConfigErrors::unreadable(path, error))?;
+        sections::read(path, &text)
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Userspace => "userspace",
+        })
+    }
+}

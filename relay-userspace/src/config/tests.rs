@@ -1,0 +1,546 @@
+//! Every rule of the file, at its edges.
+
+mod example;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::*;
+
+const MINIMAL: &str = r#"
+realm = "example.org"
+[listen]
+udp = ["192.0.2.1:3478"]
+[auth]
+secrets = ["s3cr3t-0"]
+"#;
+
+fn read(text: &str) -> Result<Config, String> {
+    sections::read(Path::new("t.toml"), text).map_err(|errors| errors.to_string())
+}
+
+fn minimal() -> Config {
+    read(MINIMAL).unwrap()
+}
+
+/// Every error of a text, without the first line that counts them.
+fn errors(text: &str) -> Vec<String> {
+    let shown = read(text).expect_err("it has errors");
+    shown.lines().skip(1).map(str::to_owned).collect()
+}
+
+/// MINIMAL and more has exactly one error, and this is it.
+#[track_caller]
+fn check(more: &str, expected: &str) {
+    assert_eq!(errors(&format!("{MINIMAL}{more}")), [expected], "{more}");
+}
+
+/// The same for a `[listen]` of its own; what follows it may be any sections.
+#[track_caller]
+fn check_listen(listen: &str, expected: &str) {
+    let text =
+        format!("realm = \"example.org\"\nauth.secrets = [\"s3cr3t-0\"]\n[listen]\n{listen}");
+    assert_eq!(errors(&text), [expected], "{listen}");
+}
+
+/// The same for an `[auth]` of its own.
+#[track_caller]
+fn check_auth(auth: &str, expected: &[&str]) {
+    let text =
+        format!("realm = \"example.org\"\nlisten.udp = [\"192.0.2.1:3478\"]\n[auth]\n{auth}");
+    assert_eq!(errors(&text), expected, "{auth}");
+}
+
+#[test]
+fn defaults_are_what_the_documentation_says() {
+    let config = minimal();
+    assert_eq!(config.listen_udp, ["192.0.2.1:3478".parse().unwrap()]);
+    assert!(config.relay.addresses.is_empty());
+    assert_eq!(config.relay.ports, 49_152..=65_535);
+    assert_eq!(config.datapath.mode, Mode::Auto);
+    assert_eq!(config.metrics_listen, Some("127.0.0.1:9641".parse().unwrap()));
+    assert_eq!(config.log, Log { level: tracing::Level::INFO, format: LogFormat::Text });
+    assert_eq!((config.shards, config.rfc5766_channel_numbers), (None, false));
+    assert_eq!(config.limits.allocations_max, 16_384);
+    assert_eq!(config.warnings, []);
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = read(
+        r#"
+        realm = "example.org"
+        [listen]
+        udp = ["0.0.0.0:3478", "[::1]:3479"]
+        [relay]
+        addresses = ["10.0.0.1", "2001:db8::1"]
+        ports = "50000-50999"
+        external = { "10.0.0.1" = "203.0.113.7" }
+        [auth]
+        users = { alice = "wonderland" }
+        secrets = ["one", "two"]
+        [datapath]
+        mode = "native"
+        interfaces = ["eth0", "eth1"]
+        object = "x.o"
+        [peers]
+        allow = ["10.0.0.0/8", "fd00::1"]
+        deny = ["198.51.100.7"]
+        [metrics]
+        listen = "off"
+        [log]
+        level = "debug"
+        format = "json"
+        [limits]
+        allocations_max = 65_536
+        lifetime_secs_default = 60
+        lifetime_secs_max = 60
+        [compat]
+        rfc5766_channel_numbers = true
+        [workers]
+        shards = 3
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.listen_udp.len(), 2);
+    assert_eq!(config.relay.addresses.len(), 2);
+    assert_eq!(config.relay.ports, 50_000..=50_999);
+    let external = config.relay.external.iter().map(|(from, to)| format!("{from} {to}"));
+    assert_eq!(external.collect::<Vec<_>>(), ["10.0.0.1 203.0.113.7"]);
+    assert_eq!(config.auth.users["alice"].expose(), "wonderland");
+    assert_eq!(config.auth.secrets[1].expose(), "two");
+    assert_eq!(config.datapath.mode, Mode::Native);
+    assert_eq!(config.datapath.interfaces, ["eth0", "eth1"]);
+    assert_eq!(config.datapath.object, Some("x.o".into()));
+    let peers = [&config.peers.allow, &config.peers.deny].map(|nets| format!("{nets:?}"));
+    assert_eq!(peers, ["[10.0.0.0/8, fd00::1/128]", "[198.51.100.7/32]"]);
+    assert_eq!(config.metrics_listen, None);
+    assert_eq!(config.log, Log { level: tracing::Level::DEBUG, format: LogFormat::Json });
+    assert_eq!(config.limits.allocations_max, 65_536);
+    assert_eq!(config.limits.lifetime_secs_max, 60);
+    assert!(config.rfc5766_channel_numbers);
+    assert_eq!(config.shards.unwrap().get(), 3);
+}
+
+#[test]
+fn all_errors_are_listed_with_their_places() {
+    let text = r#"realm = ""
+colour = "red"
+[listen]
+udp = ["10.0.0.1", "10.0.0.1:0",
+       "[::1]:3478", "[::1]:3478"]
+[relay]
+ports = "100-1"
+[log]
+level = "inof"
+"#;
+    assert_eq!(
+        errors(text),
+        [
+            "t.toml:1:9: `realm` must have 1 to 127 characters and no control characters \
+             (RFC 8489 §14.9)",
+            "t.toml:2:1: unknown key `colour` at the top level; known here: realm, listen, relay, \
+             auth, datapath, peers, metrics, log, limits, compat, workers",
+            "t.toml:4:8: `listen.udp` must be an address and a port like \"192.0.2.1:3478\", not \
+             `10.0.0.1`; the port is missing: \"10.0.0.1:3478\"",
+            "t.toml:4:20: `10.0.0.1:0` in `listen.udp` is on port 0; clients need a port that \
+             they know, such as 3478",
+            "t.toml:5:22: `[::1]:3478` stands twice in `listen.udp`; remove one",
+            "t.toml:7:9: the range must go from a lower to a higher port, from 1 to 65535, not \
+             `100-1`; write it like \"49152-65535\"",
+            "t.toml:9:9: `level` must be one of \"error\", \"warn\", \"info\", \"debug\", \
+             \"trace\", not `inof`; did you mean \"info\"?",
+            "t.toml: nobody could use this relay: no user and no secret; add under [auth] either \
+             secrets = [\"…\"] with a long random string (openssl rand -hex 32), secrets_file, \
+             users = { name = \"password\" } or users_file",
+        ]
+    );
+}
+
+#[test]
+fn an_empty_file_lacks_exactly_what_is_required() {
+    let shown = read("").unwrap_err();
+    assert_eq!(errors("").len(), 3, "{shown}");
+    for part in ["`realm` is missing", "no listening address", "no user and no secret"] {
+        assert!(shown.contains(part), "{shown}");
+    }
+    assert!(shown.starts_with("3 errors in t.toml\n"), "{shown}");
+}
+
+#[test]
+fn unknown_keys_come_with_a_suggestion() {
+    check(
+        "[datapth]\n",
+        "t.toml:7:2: unknown key `datapth` at the top level; did you mean `datapath`?",
+    );
+    check(
+        "[log]\nlevle = 1\n",
+        "t.toml:8:1: unknown key `levle` in `[log]`; did you mean `level`?",
+    );
+    check(
+        "secret = \"x\"\n",
+        "t.toml:7:1: unknown key `secret` in `[auth]`; did you mean `secrets`?",
+    );
+    check(
+        "[limits]\nallocations-max = 5\n",
+        "t.toml:8:1: unknown key `allocations-max` in `[limits]`; did you mean `allocations_max`?",
+    );
+    check(
+        "[log]\nports = \"1-2\"\n",
+        "t.toml:8:1: unknown key `ports` in `[log]`; `ports` belongs in `[relay]`",
+    );
+    check(
+        "realm = \"x\"\n",
+        "t.toml:7:1: unknown key `realm` in `[auth]`; `realm` belongs at the top, before the \
+         first section",
+    );
+    check(
+        "[log]\nzzzz = 1\n",
+        "t.toml:8:1: unknown key `zzzz` in `[log]`; known here: level, format",
+    );
+}
+
+#[test]
+fn syntax_errors_are_all_listed_and_cause_no_others() {
+    let found =
+        errors("realm = \n[listen]\nudp = [\"192.0.2.1:3478\"]\nx = = 1\n[log]\nlevel = 3\n");
+    let places: Vec<_> = found.iter().map(|line| line.split(": ").next().unwrap()).collect();
+    assert!(places.iter().any(|place| place.starts_with("t.toml:1:")), "{found:?}");
+    assert!(places.iter().any(|place| place.starts_with("t.toml:4:")), "{found:?}");
+    assert!(found.iter().any(|line| line.ends_with("must be a string, not a whole number")));
+    assert!(!found.iter().any(|line| line.contains("missing;") || line.contains("no secret")));
+}
+
+#[test]
+fn types_are_checked() {
+    check("[log]\nlevel = 3\n", "t.toml:8:9: `level` must be a string, not a whole number");
+    check(
+        "[peers]\nallow = \"::/0\"\n",
+        "t.toml:8:9: `allow` must be a list of strings, not a string",
+    );
+    check(
+        "[peers]\ndeny = [\"::/0\", 1.5]\n",
+        "t.toml:8:17: `deny` must be a list of strings, not a fraction",
+    );
+    check(
+        "[limits]\nnonce_secs = \"1h\"\n",
+        "t.toml:8:14: `nonce_secs` must be a whole number, not a string",
+    );
+    check(
+        "[compat]\nrfc5766_channel_numbers = 1\n",
+        "t.toml:8:27: `rfc5766_channel_numbers` must be true or false, not a whole number",
+    );
+    check_listen(
+        "udp = [\"192.0.2.1:3478\"]\n[log]\n[relay]\nexternal = [\"192.0.2.1\"]\n",
+        "t.toml:7:12: `external` must be a table of strings like { key = \"value\" }, not a list",
+    );
+    assert!(
+        errors("log = 3")[0]
+            .starts_with("t.toml:1:7: `[log]` must be a section, not a whole number")
+    );
+}
+
+#[test]
+fn limits_hold_at_the_limit_and_not_one_past() {
+    let with = |line: &str| read(&format!("{MINIMAL}{line}\n"));
+    for (section, key, low, high) in [
+        ("limits", "allocations_max", 1, 65_536),
+        ("limits", "permissions_per_allocation_max", 1, 65_536),
+        ("limits", "channels_per_allocation_max", 1, 16_384),
+        ("limits", "lifetime_secs_max", 600, 86_400),
+        ("limits", "lifetime_secs_default", 1, 3600),
+        ("limits", "nonce_secs", 1, 86_400),
+        ("limits", "unauthenticated_replies_per_sec", 1, 1_000_000),
+        ("workers", "shards", 0, 1024),
+    ] {
+        for fine in [low, high] {
+            with(&format!("[{section}]\n{key} = {fine}")).unwrap();
+        }
+        for wrong in [low - 1, high + 1] {
+            let shown = with(&format!("[{section}]\n{key} = {wrong}")).unwrap_err();
+            assert!(shown.contains("\nt.toml:8:") && shown.contains(key), "{shown}");
+        }
+    }
+    check(
+        "[limits]\nnonce_secs = 99999999999999999999999\n",
+        "t.toml:8:14: `nonce_secs` must be between 1 and 86400, not 99999999999999999999999",
+    );
+    check(
+        "[limits]\nlifetime_secs_default = 0x1000\n",
+        "t.toml:8:25: `lifetime_secs_default` (4096) is above `lifetime_secs_max` (3600); lower \
+         the one or raise the other",
+    );
+}
+
+#[test]
+fn a_realm_has_1_to_127_characters() {
+    let with = |realm: &str| read(&MINIMAL.replace("example.org", realm));
+    assert!(with(&"ü".repeat(127)).is_ok());
+    assert!(with(&"ü".repeat(128)).is_err());
+    assert!(with("a\\u0007b").is_err());
+    assert!(with("").is_err());
+}
+
+#[test]
+fn listening_addresses_are_checked() {
+    check_listen(
+        "udp = []",
+        "t.toml:4:7: no listening address; add: [listen] udp = [\"0.0.0.0:3478\", \
+         \"[::]:3478\"], or only the addresses that clients use",
+    );
+    check_listen(
+        "udp = [\"::1\"]",
+        "t.toml:4:8: `listen.udp` must be an address and a port like \"192.0.2.1:3478\", not \
+         `::1`; IPv6 needs brackets: \"[::1]:3478\"",
+    );
+    check_listen(
+        "udp = [\"localhost:3478\"]",
+        "t.toml:4:8: `listen.udp` must be an address and a port like \"192.0.2.1:3478\", not \
+         `localhost:3478`; names are not looked up",
+    );
+    check_listen(
+        "udp = [\"[::ffff:192.0.2.1]:3478\"]",
+        "t.toml:4:8: `[::ffff:192.0.2.1]:3478` in `listen.udp` is an IPv4-mapped address; write \
+         it as an IPv4 address",
+    );
+    check_listen(
+        "udp = [\"224.0.0.1:3478\"]",
+        "t.toml:4:8: `224.0.0.1:3478` in `listen.udp` is a multicast address; use a unicast one",
+    );
+}
+
+#[test]
+fn sixteen_listening_ports_are_supported_and_seventeen_are_not() {
+    let with = |count: usize| {
+        let list: Vec<_> = (0..count).map(|i| format!("\"192.0.2.1:{}\"", 1000 + i)).collect();
+        format!("udp = [{}, \"192.0.2.2:1000\"]", list.join(", "))
+    };
+    let text = |listen: &str| MINIMAL.replace("udp = [\"192.0.2.1:3478\"]", listen);
+    assert_eq!(read(&text(&with(16))).unwrap().listen_udp.len(), 17);
+    let shown = read(&text(&with(17))).unwrap_err();
+    assert!(shown.contains("17 different listening ports, but at most 16"), "{shown}");
+}
+
+#[test]
+fn a_listening_port_is_no_relayed_port_of_the_same_address() {
+    let clash = |addr: &str, place: &str| {
+        format!(
+            "t.toml:4:{place}: listening on {addr}, but its port is one of the relayed ports \
+             3000-4000 of the same address; listen on another port or move `[relay] ports`"
+        )
+    };
+    let relay = "[relay]\nports = \"3000-4000\"";
+    for port in [3000, 4000] {
+        let addr = format!("192.0.2.1:{port}");
+        check_listen(&format!("udp = [\"{addr}\"]\n{relay}"), &clash(&addr, "8"));
+    }
+    check_listen(
+        &format!("udp = [\"0.0.0.0:3478\"]\n{relay}\naddresses = [\"10.0.0.1\"]"),
+        &clash("0.0.0.0:3478", "8"),
+    );
+    for fine in [
+        "udp = [\"192.0.2.1:2999\", \"192.0.2.1:4001\"]\n[relay]\nports = \"3000-4000\"",
+        "udp = [\"192.0.2.1:3478\"]\n[relay]\nports = \"3000-4000\"\naddresses = [\"192.0.2.2\"]",
+        "udp = [\"[::]:3478\"]\n[relay]\nports = \"3000-4000\"\naddresses = [\"192.0.2.2\"]",
+    ] {
+        read(&format!("realm = \"r\"\nauth.secrets = [\"s\"]\n[listen]\n{fine}")).unwrap();
+    }
+}
+
+#[test]
+fn relay_addresses_are_checked() {
+    check(
+        "[relay]\naddresses = [\"0.0.0.0\"]",
+        "t.toml:8:14: `0.0.0.0` in `relay.addresses` is a \
+         wildcard; leave `addresses` out to relay on the listening addresses",
+    );
+    check(
+        "[relay]\naddresses = [\"10.0.0.1:80\"]",
+        "t.toml:8:14: `relay.addresses` must be an \
+         address like \"192.0.2.1\", not `10.0.0.1:80`; leave the port out: \"10.0.0.1\"",
+    );
+    check(
+        "[relay]\naddresses = [\"::1\", \"::1\", \"10.0.0.1\"]",
+        "t.toml:8:21: `::1` stands twice in `relay.addresses`; remove one",
+    );
+    for ports in ["", "5", "0-5", "1-65536", "6-5", "a-b"] {
+        check(
+            &format!("[relay]\nports = \"{ports}\""),
+            &format!(
+                "t.toml:8:9: the range must go \
+             from a lower to a higher port, from 1 to 65535, not `{ports}`; write it like \
+             \"49152-65535\""
+            ),
+        );
+    }
+    let one = read(&format!("{MINIMAL}[relay]\nports = \"65535 - 65535\"")).unwrap();
+    assert_eq!(one.relay.ports.count(), 1);
+}
+
+#[test]
+fn an_external_address_is_of_the_same_family_and_of_a_relay_address() {
+    check(
+        "[relay]\nexternal = { \"192.0.2.1\" = \"2001:db8::1\" }",
+        "t.toml:8:28: 2001:db8::1 is not of the family of 192.0.2.1; map IPv4 to IPv4 and IPv6 to \
+         IPv6",
+    );
+    check(
+        "[relay]\nexternal = { \"192.0.2.9\" = \"203.0.113.7\" }",
+        "t.toml:8:14: 192.0.2.9 is no relay address; use one of: 192.0.2.1",
+    );
+    check(
+        "[relay]\naddresses = [\"192.0.2.2\"]\nexternal = { \"192.0.2.1\" = \"203.0.113.7\" }",
+        "t.toml:9:14: 192.0.2.1 is no relay address; use one of: 192.0.2.2",
+    );
+    check(
+        "[relay]\nexternal = { \"192.0.2.1\" = \"0.0.0.0\" }",
+        "t.toml:8:28: `0.0.0.0` in `relay.external` is a wildcard; name the address that clients \
+         and peers see",
+    );
+    let wildcard = MINIMAL.replace("192.0.2.1:3478", "0.0.0.0:3478");
+    let more = "[relay]\nexternal = { \"10.0.0.1\" = \"203.0.113.7\" }";
+    assert_eq!(read(&format!("{wildcard}{more}")).unwrap().relay.external.len(), 1);
+}
+
+#[test]
+fn networks_are_checked() {
+    check(
+        "[peers]\nallow = [\"10.0.0.1/8\"]",
+        "t.toml:8:10: `10.0.0.1/8` is no network: host bits \
+         are set; write `10.0.0.0/8`, or `10.0.0.1` for the one address",
+    );
+    check(
+        "[peers]\ndeny = [\"10.0.0.0/33\"]",
+        "t.toml:8:9: `deny` must be a network like \
+         192.0.2.0/24 or an address, not `10.0.0.0/33`",
+    );
+}
+
+#[test]
+fn interface_names_are_checked() {
+    for name in ["", "a/b", "a b", "sixteen-letters-"] {
+        check(
+            &format!("[datapath]\ninterfaces = [\"{name}\"]"),
+            &format!(
+                "t.toml:8:15: `{name}` is no \
+             name of an interface: 1 to 15 characters, no `/`, no white space"
+            ),
+        );
+    }
+    check(
+        "[datapath]\ninterfaces = [\"eth0\", \"eth0\"]",
+        "t.toml:8:23: `eth0` stands twice in `datapath.interfaces`; remove one",
+    );
+}
+
+#[test]
+fn credentials_are_checked() {
+    check_auth(
+        "secrets = [\"\"]",
+        &["t.toml:4:12: a secret is empty; set one (openssl rand -hex 32) or remove it"],
+    );
+    check_auth(
+        "users = { alice = \"\" }",
+        &["t.toml:4:11: the password of `alice` is empty; set one"],
+    );
+    check_auth(
+        "users = { \"\" = \"x\" }",
+        &["t.toml:4:11: a user name must have 1 to 508 bytes and no \
+         control characters (RFC 8489 §14.3); change it"],
+    );
+    let placeholder =
+        "this is still the example's placeholder; make your own: openssl rand -hex 32";
+    check_auth(
+        "secrets = [\"REPLACE-ME\"]\nusers = { a = \"REPLACE-ME\" }",
+        &[&format!("t.toml:4:12: {placeholder}"), &format!("t.toml:5:11: {placeholder}")],
+    );
+    let long = |bytes| format!("{MINIMAL}users = {{ {} = \"x\" }}", "a".repeat(bytes));
+    assert!(read(&long(508)).is_ok());
+    assert!(read(&long(509)).is_err());
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let config = read(&format!("{MINIMAL}users = {{ alice = \"wonderland\" }}")).unwrap();
+    let shown = format!("{config:?}");
+    assert!(shown.contains("alice") && !shown.contains("wonderland") && !shown.contains("s3cr3t"));
+    for broken in [
+        "users = { alice = \"wonderland\" ",
+        "users = { alice = \"wonderland\", alice = \"wonderland\" }",
+        "secrets = [\"wonderland\"]",
+        "users = \"wonderland\"",
+        "users = [\"wonderland\"]",
+        "users = { \"\" = \"wonderland\" }",
+        "users = { alice = \"wonderland }",
+        "users.alice.wonder = \"wonderland\"",
+    ] {
+        let shown = read(&format!("{MINIMAL}{broken}")).unwrap_err();
+        assert!(!shown.contains("wonderland"), "{shown}");
+    }
+}
+
+#[test]
+fn users_and_secrets_are_read_from_files_beside_the_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str, mode| {
+        fs::write(dir.path().join(name), text).unwrap();
+        fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    write("secrets", "# rotated in May\n\n  first  \nsecond\n", 0o600);
+    write("users", "alice:wonder:land\nbob:builder\n", 0o644);
+    let path = dir.path().join("t.toml");
+    let text = "realm = \"r\"\nlisten.udp = [\"192.0.2.1:3478\"]\n[auth]\n\
+                secrets_file = \"secrets\"\n\
+                users_file = \"users\"\n";
+    write("t.toml", text, 0o644);
+    let config = Config::load(&path).unwrap();
+    let secrets: Vec<_> = config.auth.secrets.iter().map(Secret::expose).collect();
+    assert_eq!(secrets, ["first", "second"]);
+    assert_eq!(config.auth.users["alice"].expose(), "wonder:land");
+    assert_eq!(config.warnings, [Warning::WorldReadable(dir.path().join("users"))]);
+
+    write("t.toml", &format!("{text}users = {{ bob = \"x\" }}\n"), 0o644);
+    write("secrets", "# nothing yet\n", 0o600);
+    write("users", "alice\nbob:builder\ncarol:\n", 0o600);
+    let shown = Config::load(&path).unwrap_err().to_string();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let expected = [
+        format!("4 errors in {}", at("t.toml")),
+        format!("{}:1:1: no `:` in this line; a line must be NAME:PASSWORD", at("users")),
+        format!(
+            "{}:2:1: the user `bob` is defined twice; remove one of the definitions",
+            at("users")
+        ),
+        format!("{}:3:1: the password of `carol` is empty; set one", at("users")),
+        format!("{}: there is nothing in it; add secrets, one on each line", at("secrets")),
+    ];
+    assert_eq!(shown.lines().collect::<Vec<_>>(), expected);
+
+    fs::remove_file(dir.path().join("users")).unwrap();
+    let shown = Config::load(&path).unwrap_err().to_string();
+    let missing = format!("{}:5:14: {} cannot be read", at("t.toml"), at("users"));
+    assert!(shown.contains(&missing), "{shown}");
+}
+
+#[test]
+fn a_world_readable_file_with_credentials_and_an_ipv6_only_relay_are_warned_about() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.toml");
+    fs::write(&path, MINIMAL.replace("192.0.2.1", "[2001:db8::1]")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let warnings = Config::load(&path).unwrap().warnings;
+    assert_eq!(warnings, [Warning::NoIpv4Relay, Warning::WorldReadable(path.clone())]);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    assert_eq!(Config::load(&path).unwrap().warnings, [Warning::NoIpv4Relay]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_says_what_to_do() {
+    let shown = Config::load(Path::new("/nonexistent/t.toml")).unwrap_err().to_string();
+    assert!(shown.contains("turnpike config --example"), "{shown}");
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("t.toml"), b"realm = \"\xff\"").unwrap();
+    let shown = Config::load(&dir.path().join("t.toml")).unwrap_err().to_string();
+    assert!(shown.contains("must be UTF-8"), "{shown}");
+}

@@ -1,0 +1,454 @@
+//! What Prometheus is told: names, help and labels, and how a [`Sample`] becomes text.
+//!
+//! The only module that knows the `prometheus` crate. Owns no counter: every scrape renders the
+//! integers that it is handed, so that all values are live. Never a user or an address as a label.
+
+use std::sync::{Mutex, PoisonError};
+
+use prometheus::{
+    Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use relay_common::abi::{Count, Direction, Reason};
+use relay_common::addr::{Family, Transport};
+use relay_turn::{Code, DropReason, RequestMethod, Snapshot};
+
+use crate::shard::Report;
+
+/// The media type of what [`Exporter::render`] returns.
+pub(crate) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// Everything that is exported, read just now.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Sample {
+    /// What each shard counts; `None` for one that does not answer. Always all shards, in the same
+    /// order.
+    pub(crate) shards: Vec<Option<Report>>,
+    /// What the kernel program counts, summed over CPUs, in order of [`Reason`]; all zero without
+    /// one, `None` if its counters cannot be read.
+    pub(crate) xdp: Option<[Count; Reason::ALL.len()]>,
+    /// The interfaces that carry listening or relay addresses.
+    pub(crate) interfaces: Vec<Interface>,
+    /// Next hops that packets can be sent to.
+    pub(crate) next_hops_resolved: u64,
+    /// Next hops whose neighbour or route is not known.
+    pub(crate) next_hops_unresolved: u64,
+    /// Routes in the kernel.
+    pub(crate) routes: u64,
+    /// Routes that could not be put into the kernel, since start.
+    pub(crate) route_install_failures: u64,
+}
+
+/// An interface and how its packets are relayed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Interface {
+    /// Its name.
+    pub(crate) name: String,
+    /// How.
+    pub(crate) mode: InterfaceMode,
+}
+
+/// How the packets of an interface are relayed now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum InterfaceMode {
+    /// XDP in the driver.
+    Native,
+    /// XDP in the network stack.
+    Generic,
+    /// No XDP.
+    Userspace,
+}
+
+impl InterfaceMode {
+    const ALL: [Self; 3] = [Self::Native, Self::Generic, Self::Userspace];
+
+    /// Its name in metrics and logs.
+    #[must_use]
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Userspace => "userspace",
+        }
+    }
+}
+
+/// What does not change while the process lives.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Process {
+    /// The version of the binary.
+    pub(crate) version: &'static str,
+    /// The commit it was built from.
+    pub(crate) commit: &'static str,
+    /// When it started, seconds since 1970.
+    pub(crate) started_unix_secs: u64,
+}
+
+/// Renders samples. Remembers the last answer of each shard: one that is late leaves its counts
+/// where they were, because a counter that falls looks like a restart.
+#[derive(Debug)]
+pub(crate) struct Exporter {
+    process: Process,
+    last: Mutex<Last>,
+}
+
+#[derive(Default, Debug)]
+struct Last {
+    shards: Vec<Report>,
+    xdp: [Count; Reason::ALL.len()],
+}
+
+impl Exporter {
+    /// Starts with nothing counted.
+    pub(crate) fn new(process: Process) -> Self {
+        Self { process, last: Mutex::default() }
+    }
+
+    /// The sample in Prometheus' text format.
+    pub(crate) fn render(&self, sample: &Sample) -> Vec<u8> {
+        let families = self.collect(sample).gather();
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&families, &mut text).expect("the families are well-formed");
+        text
+    }
+
+    fn collect(&self, sample: &Sample) -> Registry {
+        let (sum, xdp) = self.remember(sample);
+        let page = Page::default();
+        self.process(&page);
+        turn(&page, &sum.turn);
+        drops(&page, &sum);
+        relayed(&page, &sum.turn, &xdp);
+        datapath(&page, sample, &xdp);
+        let up = page.gauges("turnpike_shard_up", "Whether the shard answered.", &["shard"]);
+        for (index, shard) in sample.shards.iter().enumerate() {
+            set(&up, &[&index.to_string()], u64::from(shard.is_some()));
+        }
+        page.0
+    }
+
+    /// The sum of all shards and the kernel's counts, each as fresh as it could be had.
+    fn remember(&self, sample: &Sample) -> (Report, [Count; Reason::ALL.len()]) {
+        // A panic in another scrape leaves counts that are merely older.
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.shards.resize_with(sample.shards.len(), Report::default);
+        let mut sum = Report::default();
+        for (last, answer) in last.shards.iter_mut().zip(&sample.shards) {
+            if let Some(report) = answer {
+                last.clone_from(report);
+            }
+            sum.add(last);
+        }
+        last.xdp = sample.xdp.unwrap_or(last.xdp);
+        (sum, last.xdp)
+    }
+
+    fn process(&self, page: &Page) {
+        let Process { version, commit, started_unix_secs } = self.process;
+        let help = "Version and commit of the binary; always 1.";
+        set(
+            &page.gauges("turnpike_build_info", help, &["version", "commit"]),
+            &[version, commit],
+            1,
+        );
+        page.gauge("process_start_time_seconds", "Start time since 1970.", started_unix_secs);
+    }
+}
+
+fn turn(page: &Page, sum: &Snapshot) {
+    let help = "Allocations, by client transport and relayed family.";
+    let allocations = page.gauges("turnpike_allocations", help, &["transport", "family"]);
+    for transport in [Transport::Udp] {
+        for family in Family::ALL {
+            let labels = [transport.name(), family.name()];
+            set(&allocations, &labels, sum.allocations(transport, family));
+        }
+    }
+    page.gauge("turnpike_permissions", "Permissions of all allocations.", sum.permissions);
+    page.gauge("turnpike_channels", "Channel bindings of all allocations.", sum.channels);
+    let help = "Ports held by EVEN-PORT reservations.";
+    page.gauge("turnpike_reservations", help, sum.reservations);
+
+    let help = "Answered requests, by method and error code; success for no error.";
+    let requests = page.counters("turnpike_requests_total", help, &["method", "code"]);
+    for method in RequestMethod::ALL {
+        for code in Code::ALL {
+            count(&requests, &[method.name(), code.name()], sum.requests(method, code));
+        }
+    }
+    let help = "Channel numbers of RFC 5766 refused.";
+    let name = "turnpike_channel_numbers_rfc5766_refused_total";
+    page.counter(name, help, sum.channel_numbers_rfc5766_refused);
+}
+
+fn drops(page: &Page, sum: &Report) {
+    let help = "Datagrams neither answered nor relayed, by reason.";
+    let drops = page.counters("turnpike_userspace_drops_total", help, &["reason"]);
+    for reason in DropReason::ALL {
+        count(&drops, &[reason.name()], sum.turn.dropped(reason));
+    }
+    for (reason, lost) in sum.losses() {
+        count(&drops, &[reason], lost);
+    }
+}
+
+fn relayed(page: &Page, sum: &Snapshot, xdp: &[Count; Reason::ALL.len()]) {
+    let labels = ["path", "direction"];
+    let help = "Relayed packets, by path and direction.";
+    let packets = page.counters("turnpike_relayed_packets_total", help, &labels);
+    let help = "Relayed bytes of application data, by path and direction.";
+    let bytes = page.counters("turnpike_relayed_bytes_total", help, &labels);
+    for direction in Direction::ALL {
+        let reason = match direction {
+            Direction::ClientToPeer => Reason::ClientToPeer,
+            Direction::PeerToClient => Reason::PeerToClient,
+        };
+        for (path, relayed) in
+            [("xdp", xdp[reason as usize]), ("userspace", sum.relayed(direction))]
+        {
+            count(&packets, &[path, direction.name()], relayed.packets);
+            count(&bytes, &[path, direction.name()], relayed.bytes);
+        }
+    }
+}
+
+fn datapath(page: &Page, sample: &Sample, xdp: &[Count; Reason::ALL.len()]) {
+    let help = "Packets that the kernel program saw, by what became of them.";
+    let verdicts = page.counters("turnpike_xdp_verdicts_total", help, &["reason"]);
+    for reason in Reason::ALL {
+        count(&verdicts, &[reason.name()], xdp[reason as usize].packets);
+    }
+    let help = "1 for the mode in which the interface relays, 0 for the others.";
+    let modes = page.gauges("turnpike_datapath_mode", help, &["interface", "mode"]);
+    for interface in &sample.interfaces {
+        for mode in InterfaceMode::ALL {
+            let is_current = u64::from(mode == interface.mode);
+            set(&modes, &[&interface.name, mode.name()], is_current);
+        }
+    }
+    let help = "Next hops, by whether packets can be sent to them.";
+    let next_hops = page.gauges("turnpike_next_hops", help, &["state"]);
+    set(&next_hops, &["resolved"], sample.next_hops_resolved);
+    set(&next_hops, &["unresolved"], sample.next_hops_unresolved);
+    page.gauge("turnpike_routes", "Routes in the kernel.", sample.routes);
+    let help = "Routes that could not be put into the kernel.";
+    page.counter("turnpike_route_install_failures_total", help, sample.route_install_failures);
+}
+
+/// The metrics of one scrape. Names and labels are literals of this module: they are valid and
+/// there once, which the tests prove by rendering them.
+#[derive(Default)]
+struct Page(Registry);
+
+impl Page {
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        let family = IntCounterVec::new(Opts::new(name, help), labels).expect("valid names");
+        self.0.register(Box::new(family.clone())).expect("each name is registered once");
+        family
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        let family = IntGaugeVec::new(Opts::new(name, help), labels).expect("valid names");
+        self.0.register(Box::new(family.clone())).expect("each name is registered once");
+        family
+    }
+
+    fn counter(&self, name: &str, help: &str, value: u64) {
+        let counter = IntCounter::new(name, help).expect("valid names");
+        self.0.register(Box::new(counter.clone())).expect("each name is registered once");
+        counter.inc_by(value);
+    }
+
+    fn gauge(&self, name: &str, help: &str, value: u64) {
+        let gauge = IntGauge::new(name, help).expect("valid names");
+        self.0.register(Box::new(gauge.clone())).expect("each name is registered once");
+        gauge.set(signed(value));
+    }
+}
+
+fn count(counters: &IntCounterVec, labels: &[&str], value: u64) {
+    counters.with_label_values(labels).inc_by(value);
+}
+
+fn set(gauges: &IntGaugeVec, labels: &[&str], value: u64) {
+    gauges.with_label_values(labels).set(signed(value));
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROCESS: Process = Process { version: "1.2.3", commit: "abc", started_unix_secs: 77 };
+
+    fn report(turn: &Snapshot) -> Report {
+        let mut report = Report::default();
+        report.turn.clone_from(turn);
+        report
+    }
+
+    fn sample() -> Sample {
+        let mut xdp = [Count::default(); Reason::ALL.len()];
+        for (reason, packets) in Reason::ALL.iter().zip(100..) {
+            xdp[*reason as usize] = Count { packets, bytes: packets * 10 };
+        }
+        let mut shard = Snapshot::default();
+        (shard.permissions, shard.channels) = (1, 2);
+        Sample {
+            shards: vec![Some(report(&shard)), Some(report(&shard))],
+            xdp: Some(xdp),
+            interfaces: vec![
+                Interface { name: "eth0".to_owned(), mode: InterfaceMode::Native },
+                Interface { name: "eth1".to_owned(), mode: InterfaceMode::Generic },
+            ],
+            next_hops_resolved: 3,
+            next_hops_unresolved: 4,
+            routes: 5,
+            route_install_failures: 6,
+        }
+    }
+
+    fn render(exporter: &Exporter, sample: &Sample) -> String {
+        String::from_utf8(exporter.render(sample)).unwrap()
+    }
+
+    /// The value of a series.
+    fn value(text: &str, series: &str) -> u64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {series} in {text}")).parse().unwrap()
+    }
+
+    #[test]
+    fn a_sample_becomes_this_text() {
+        let text = render(&Exporter::new(PROCESS), &sample());
+        let shown: Vec<_> = text.lines().filter(|line| !line.ends_with(" 0")).collect();
+        let golden = r#"
+# HELP process_start_time_seconds Start time since 1970.
+# TYPE process_start_time_seconds gauge
+process_start_time_seconds 77
+# HELP turnpike_allocations Allocations, by client transport and relayed family.
+# TYPE turnpike_allocations gauge
+# HELP turnpike_build_info Version and commit of the binary; always 1.
+# TYPE turnpike_build_info gauge
+turnpike_build_info{commit="abc",version="1.2.3"} 1
+# HELP turnpike_channel_numbers_rfc5766_refused_total Channel numbers of RFC 5766 refused.
+# TYPE turnpike_channel_numbers_rfc5766_refused_total counter
+# HELP turnpike_channels Channel bindings of all allocations.
+# TYPE turnpike_channels gauge
+turnpike_channels 4
+# HELP turnpike_datapath_mode 1 for the mode in which the interface relays, 0 for the others.
+# TYPE turnpike_datapath_mode gauge
+turnpike_datapath_mode{interface="eth0",mode="native"} 1
+turnpike_datapath_mode{interface="eth1",mode="generic"} 1
+# HELP turnpike_next_hops Next hops, by whether packets can be sent to them.
+# TYPE turnpike_next_hops gauge
+turnpike_next_hops{state="resolved"} 3
+turnpike_next_hops{state="unresolved"} 4
+# HELP turnpike_permissions Permissions of all allocations.
+# TYPE turnpike_permissions gauge
+turnpike_permissions 2
+# HELP turnpike_relayed_bytes_total Relayed bytes of application data, by path and direction.
+# TYPE turnpike_relayed_bytes_total counter
+turnpike_relayed_bytes_total{direction="client_to_peer",path="xdp"} 1000
+turnpike_relayed_bytes_total{direction="peer_to_client",path="xdp"} 1010
+# HELP turnpike_relayed_packets_total Relayed packets, by path and direction.
+# TYPE turnpike_relayed_packets_total counter
+turnpike_relayed_packets_total{direction="client_to_peer",path="xdp"} 100
+turnpike_relayed_packets_total{direction="peer_to_client",path="xdp"} 101
+# HELP turnpike_requests_total Answered requests, by method and error code; success for no error.
+# TYPE turnpike_requests_total counter
+# HELP turnpike_reservations Ports held by EVEN-PORT reservations.
+# TYPE turnpike_reservations gauge
+# HELP turnpike_route_install_failures_total Routes that could not be put into the kernel.
+# TYPE turnpike_route_install_failures_total counter
+turnpike_route_install_failures_total 6
+# HELP turnpike_routes Routes in the kernel.
+# TYPE turnpike_routes gauge
+turnpike_routes 5
+# HELP turnpike_shard_up Whether the shard answered.
+# TYPE turnpike_shard_up gauge
+turnpike_shard_up{shard="0"} 1
+turnpike_shard_up{shard="1"} 1
+# HELP turnpike_userspace_drops_total Datagrams neither answered nor relayed, by reason.
+# TYPE turnpike_userspace_drops_total counter
+# HELP turnpike_xdp_verdicts_total Packets that the kernel program saw, by what became of them.
+# TYPE turnpike_xdp_verdicts_total counter
+"#;
+        let verdict = |(number, reason): (usize, &Reason)| {
+            format!("turnpike_xdp_verdicts_total{{reason=\"{}\"}} {}", reason.name(), 100 + number)
+        };
+        let mut verdicts: Vec<_> = Reason::ALL.iter().enumerate().map(verdict).collect();
+        verdicts.sort();
+        let golden = golden.trim().lines().chain(verdicts.iter().map(String::as_str));
+        assert_eq!(shown, golden.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn every_series_is_there_before_anything_happens() {
+        let none = Sample { shards: vec![None], xdp: None, ..Sample::default() };
+        let text = render(&Exporter::new(PROCESS), &none);
+        for path in ["xdp", "userspace"] {
+            for direction in Direction::ALL {
+                let labels = format!("{{direction=\"{}\",path=\"{path}\"}}", direction.name());
+                for unit in ["packets", "bytes"] {
+                    let series = format!("turnpike_relayed_{unit}_total{labels}");
+                    assert_eq!(value(&text, &series), 0);
+                }
+            }
+        }
+        for reason in Reason::ALL {
+            let series = format!("turnpike_xdp_verdicts_total{{reason=\"{}\"}}", reason.name());
+            assert_eq!(value(&text, &series), 0);
+        }
+        for reason in DropReason::ALL {
+            let series = format!("turnpike_userspace_drops_total{{reason=\"{}\"}}", reason.name());
+            assert_eq!(value(&text, &series), 0);
+        }
+        for method in RequestMethod::ALL {
+            for code in Code::ALL {
+                let (code, method) = (code.name(), method.name());
+                let labels = format!("{{code=\"{code}\",method=\"{method}\"}}");
+                assert_eq!(value(&text, &format!("turnpike_requests_total{labels}")), 0);
+            }
+        }
+        for family in ["ipv4", "ipv6"] {
+            let labels = format!("{{family=\"{family}\",transport=\"udp\"}}");
+            assert_eq!(value(&text, &format!("turnpike_allocations{labels}")), 0);
+        }
+        assert_eq!(value(&text, "turnpike_shard_up{shard=\"0\"}"), 0);
+    }
+
+    #[test]
+    fn what_does_not_answer_keeps_its_counts() {
+        let exporter = Exporter::new(PROCESS);
+        let before = render(&exporter, &sample());
+        let silent = Sample { shards: vec![None, None], xdp: None, ..sample() };
+        let during = render(&exporter, &silent);
+        assert_eq!(value(&during, "turnpike_shard_up{shard=\"1\"}"), 0);
+        let up = |text: &str| text.replace("shard=\"0\"} 0", "shard=\"0\"} 1");
+        assert_eq!(up(&during).replace("shard=\"1\"} 0", "shard=\"1\"} 1"), before);
+        assert_eq!(render(&exporter, &sample()), before, "no value adds up over scrapes");
+    }
+
+    #[test]
+    fn an_interface_has_one_mode_at_a_time() {
+        let exporter = Exporter::new(PROCESS);
+        render(&exporter, &sample());
+        let mut later = sample();
+        later.interfaces.truncate(1);
+        later.interfaces[0].mode = InterfaceMode::Userspace;
+        let text = render(&exporter, &later);
+        let modes: Vec<_> =
+            text.lines().filter(|line| line.starts_with("turnpike_datapath_mode")).collect();
+        assert_eq!(
+            modes,
+            [
+                "turnpike_datapath_mode{interface=\"eth0\",mode=\"generic\"} 0",
+                "turnpike_datapath_mode{interface=\"eth0\",mode=\"native\"} 0",
+                "turnpike_datapath_mode{interface=\"eth0\",mode=\"userspace\"} 1",
+            ]
+        );
+    }
+}

@@ -1,0 +1,454 @@
+//! UDP in userspace over io_uring: multishot receive into a pool of buffers, batched sends, no
+//! copy between receive and send.
+//!
+//! A received datagram is a value that owns its buffer. It is either sent on, framed anew in
+//! place ([`Ring::forward`]), or released. Knows nothing of TURN.
+#![allow(unsafe_code, reason = "submission entries point to memory owned here")]
+
+mod message;
+mod pool;
+mod slots;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+use std::{io, mem};
+
+use io_uring::types::{Fd, RecvMsgOut, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+pub(crate) use message::IpFields;
+use message::{CONTROL_BYTES, NAME_BYTES, NAME_LENGTH};
+use pool::{BufferId, Pool, TAIL_BYTES};
+use slots::Slots;
+
+const SUBMISSIONS: u32 = 1024;
+const COMPLETIONS: u32 = 16_384;
+/// What stands in front of a received payload, and so the room for a new head.
+const PAYLOAD_AT: usize = 16 + NAME_BYTES + CONTROL_BYTES;
+
+/// Names a receiving socket; the owner chooses the number, below 2^56.
+pub(crate) type Token = u64;
+
+const KIND_SHIFT: u32 = 56;
+const KIND_RECEIVE: u64 = 0;
+const KIND_SEND: u64 = 1;
+const KIND_WAKE: u64 = 2;
+const KIND_CANCEL: u64 = 3;
+
+/// Something completed.
+pub(crate) enum Event {
+    /// A datagram arrived.
+    Received(Token, Datagram),
+    /// The socket no longer receives: no buffers were left, or it was cancelled.
+    Stopped(Token),
+    /// Somebody wrote to the wake-up descriptor.
+    Woken,
+}
+
+/// A received datagram, and the buffer it lies in.
+#[derive(Debug)]
+pub(crate) struct Datagram {
+    buffer: BufferId,
+    payload: usize,
+    /// Who sent it.
+    pub(crate) from: SocketAddr,
+    /// How it came.
+    pub(crate) fields: IpFields,
+}
+
+/// What the ring itself lost or failed to do; only ever grows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Losses {
+    /// Datagrams larger than a buffer, or from an address of an unknown kind.
+    pub(crate) unusable: u64,
+    /// Datagrams not sent because too many sends were under way.
+    pub(crate) send_queue_full: u64,
+    /// Sends that the kernel refused.
+    pub(crate) send_errors: u64,
+}
+
+impl Losses {
+    /// Adds what another ring lost.
+    pub(crate) const fn add(&mut self, other: Self) {
+        self.unusable += other.unusable;
+        self.send_queue_full += other.send_queue_full;
+        self.send_errors += other.send_errors;
+    }
+}
+
+/// One io_uring instance with its buffers. Stays on the thread that made it.
+pub(crate) struct Ring {
+    uring: IoUring,
+    pool: Pool,
+    slots: Slots,
+    receive: &'static libc::msghdr,
+    wake: OwnedFd,
+    wake_value: &'static mut u64,
+    completed: VecDeque<(u64, i32, u32)>,
+    losses: Losses,
+}
+
+impl Ring {
+    /// Sets up the instance; `wake` is an eventfd that ends a [`Ring::wait`].
+    ///
+    /// # Errors
+    /// The kernel is older than 6.0, or io_uring is forbidden (`kernel.io_uring_disabled`,
+    /// a seccomp filter), or memory is short.
+    pub(crate) fn new(wake: OwnedFd) -> io::Result<Self> {
+        let uring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_cqsize(COMPLETIONS)
+            .build(SUBMISSIONS)
+            .or_else(|_| IoUring::builder().setup_cqsize(COMPLETIONS).build(SUBMISSIONS))?;
+        // SAFETY: a msghdr is integers and pointers, for which zero is a value.
+        let mut receive: libc::msghdr = unsafe { mem::zeroed() };
+        receive.msg_namelen = NAME_LENGTH;
+        receive.msg_controllen = CONTROL_BYTES;
+        let mut ring = Self {
+            uring,
+            pool: Pool::new(),
+            slots: Slots::new(),
+            // Never freed, as the pool: the kernel may look at them until it is done.
+            receive: Box::leak(Box::new(receive)),
+            wake,
+            wake_value: Box::leak(Box::new(0)),
+            completed: VecDeque::new(),
+            losses: Losses::default(),
+        };
+        ring.pool.register(&ring.uring.submitter())?;
+        ring.arm_wake();
+        Ok(ring)
+    }
+
+    /// Starts receiving from a socket. Its owner keeps it open until [`Event::Stopped`], or
+    /// cancels first.
+    pub(crate) fn receive(&mut self, token: Token, socket: RawFd) {
+        let message: *const libc::msghdr = self.receive;
+        let entry = opcode::RecvMsgMulti::new(Fd(socket), message, pool::GROUP)
+            .build()
+            .user_data(KIND_RECEIVE << KIND_SHIFT | token);
+        self.push(&entry);
+    }
+
+    /// Stops receiving: nothing keeps the socket once this is carried out.
+    pub(crate) fn cancel(&mut self, token: Token) {
+        let entry = opcode::AsyncCancel::new(KIND_RECEIVE << KIND_SHIFT | token)
+            .build()
+            .user_data(KIND_CANCEL << KIND_SHIFT);
+        self.push(&entry);
+    }
+
+    /// The bytes of a datagram.
+    pub(crate) fn bytes(&self, datagram: &Datagram) -> &[u8] {
+        &self.pool.bytes(&datagram.buffer)[PAYLOAD_AT..PAYLOAD_AT + datagram.payload]
+    }
+
+    /// Gives a datagram's buffer back.
+    pub(crate) fn release(&mut self, datagram: Datagram) {
+        self.pool.give_back(datagram.buffer);
+    }
+
+    /// Sends `payload`, a range of the datagram, behind `head` and before `padding` zero bytes
+    /// (0–3), from the same buffer.
+    pub(crate) fn forward(
+        &mut self,
+        socket: RawFd,
+        to: SocketAddr,
+        fields: IpFields,
+        mut datagram: Datagram,
+        frame: &Frame<'_>,
+    ) {
+        assert!(frame.payload.end <= datagram.payload && frame.padding < TAIL_BYTES);
+        let start = PAYLOAD_AT + frame.payload.start;
+        let end = PAYLOAD_AT + frame.payload.end;
+        let head = start - frame.head.len();
+        let bytes = self.pool.bytes_mut(&mut datagram.buffer);
+        bytes[head..start].copy_from_slice(frame.head);
+        bytes[end..end + frame.padding].fill(0);
+        let range = head..end + frame.padding;
+        let at = self.pool.bytes(&datagram.buffer)[range].as_ptr();
+        let length = frame.head.len() + frame.payload.len() + frame.padding;
+        match self.slots.fill_with_buffer(to, fields, datagram.buffer, at, length) {
+            Ok((slot, message)) => self.push_send(socket, slot, message),
+            Err(buffer) => {
+                self.losses.send_queue_full += 1;
+                self.pool.give_back(buffer);
+            }
+        }
+    }
+
+    /// Sends a copy of `bytes`.
+    pub(crate) fn send(&mut self, socket: RawFd, to: SocketAddr, bytes: &[u8]) {
+        match self.slots.fill_with_copy(to, bytes) {
+            Some((slot, message)) => self.push_send(socket, slot, message),
+            None => self.losses.send_queue_full += 1,
+        }
+    }
+
+    /// Submits what was asked for, and waits for a completion, a wake-up or the timeout.
+    ///
+    /// # Errors
+    /// The kernel refused the submission; nothing can be done about it here.
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let pending = usize::from(self.uring.completion().is_empty());
+        let result = match timeout {
+            Some(timeout) => {
+                let timespec = Timespec::from(timeout);
+                let args = SubmitArgs::new().timespec(&timespec);
+                self.uring.submitter().submit_with_args(pending, &args)
+            }
+            None => self.uring.submit_and_wait(pending),
+        };
+        match result.map_err(|e| (e.raw_os_error(), e)) {
+            Ok(_) => {}
+            Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => {}
+            Err((_, error)) => return Err(error),
+        }
+        let completed = self.uring.completion();
+        self.completed.extend(completed.map(|c| (c.user_data(), c.result(), c.flags())));
+        Ok(())
+    }
+
+    /// The next event of the last [`Ring::wait`].
+    pub(crate) fn next(&mut self) -> Option<Event> {
+        loop {
+            let (user_data, result, flags) = self.completed.pop_front()?;
+            let low = user_data & ((1 << KIND_SHIFT) - 1);
+            match user_data >> KIND_SHIFT {
+                KIND_SEND => self.sent(low, result),
+                KIND_WAKE => {
+                    self.arm_wake();
+                    return Some(Event::Woken);
+                }
+                KIND_RECEIVE => {
+                    if let Some(event) = self.received(low, result, flags) {
+                        return Some(event);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// What was lost so far.
+    pub(crate) const fn losses(&self) -> Losses {
+        self.losses
+    }
+
+    fn received(&mut self, token: Token, result: i32, flags: u32) -> Option<Event> {
+        let datagram = cqueue::buffer_select(flags)
+            .map(|id| self.pool.take(id))
+            .and_then(|buffer| self.datagram(buffer, result));
+        if !cqueue::more(flags) {
+            // Behind the datagram, if there is one: `next` looks at the queue's front first.
+            let stopped = (KIND_RECEIVE << KIND_SHIFT | token, -libc::ECANCELED, 0);
+            if datagram.is_some() {
+                self.completed.push_front(stopped);
+            } else {
+                return Some(Event::Stopped(token));
+            }
+        }
+        datagram.map(|datagram| Event::Received(token, datagram))
+    }
+
+    fn datagram(&mut self, buffer: BufferId, result: i32) -> Option<Datagram> {
+        let filled = usize::try_from(result).unwrap_or(0);
+        let bytes = &self.pool.bytes(&buffer)[..filled.min(pool::BUFFER_BYTES)];
+        let parsed = RecvMsgOut::parse(bytes, self.receive).ok().and_then(|out| {
+            let usable = !out.is_payload_truncated() && !out.is_name_data_truncated();
+            let from = message::read_name(out.name_data()).filter(|_| usable)?;
+            Some((from, message::read_control(out.control_data()), out.payload_data().len()))
+        });
+        match parsed {
+            Some((from, fields, payload)) => Some(Datagram { buffer, payload, from, fields }),
+            None => {
+                self.losses.unusable += 1;
+                self.pool.give_back(buffer);
+                None
+            }
+        }
+    }
+
+    fn sent(&mut self, slot: u64, result: i32) {
+        self.losses.send_errors += u64::from(result < 0);
+        if let Some(buffer) = self.slots.empty(slot) {
+            self.pool.give_back(buffer);
+        }
+    }
+
+    fn push_send(&mut self, socket: RawFd, slot: u64, message: *const libc::msghdr) {
+        let entry = opcode::SendMsg::new(Fd(socket), message)
+            .build()
+            .user_data(KIND_SEND << KIND_SHIFT | slot);
+        self.push(&entry);
+    }
+
+    fn arm_wake(&mut self) {
+        let value = (&raw mut *self.wake_value).cast::<u8>();
+        let entry = opcode::Read::new(Fd(self.wake.as_raw_fd()), value, 8)
+            .build()
+            .user_data(KIND_WAKE << KIND_SHIFT);
+        self.push(&entry);
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) {
+        loop {
+            // SAFETY: every pointer in an entry made here leads to the receive header, the wake
+            // value, a send slot or a buffer. None of them moves or is freed; a slot and its
+            // buffer are not used again until its completion.
+            if unsafe { self.uring.submission().push(entry) }.is_ok() {
+                return;
+            }
+            // Full: hand over what is there. An error here shows again in `wait`.
+            if self.uring.submit().is_err() {
+                let completed = self.uring.completion();
+                self.completed.extend(completed.map(|c| (c.user_data(), c.result(), c.flags())));
+            }
+        }
+    }
+}
+
+/// How a datagram is framed when it is sent on.
+pub(crate) struct Frame<'a> {
+    /// Bytes in front; at most what the header in front of a received payload took.
+    pub(crate) head: &'a [u8],
+    /// What of the datagram is sent.
+    pub(crate) payload: Range<usize>,
+    /// Zero bytes behind, 0–3.
+    pub(crate) padding: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sockets::{self, Sharing};
+    use rustix::event::{EventfdFlags, eventfd};
+    use std::net::UdpSocket;
+
+    const TOKEN: Token = 7;
+
+    fn ring() -> (Ring, OwnedFd) {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        (Ring::new(wake.try_clone().unwrap()).unwrap(), wake)
+    }
+
+    /// A socket that the ring receives from, and another that talks to it.
+    fn pair(ring: &mut Ring, host: &str) -> (OwnedFd, SocketAddr, UdpSocket) {
+        let any = SocketAddr::new(host.parse().unwrap(), 0);
+        let socket = sockets::bind(any, Sharing::Exclusive).unwrap();
+        let addr = UdpSocket::from(socket.try_clone().unwrap()).local_addr().unwrap();
+        ring.receive(TOKEN, socket.as_raw_fd());
+        let other = UdpSocket::bind(any).unwrap();
+        other.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        (socket, addr, other)
+    }
+
+    fn wait_for(ring: &mut Ring) -> Event {
+        for _ in 0..50 {
+            if let Some(event) = ring.next() {
+                return event;
+            }
+            ring.wait(Some(Duration::from_millis(100))).unwrap();
+        }
+        panic!("nothing completes");
+    }
+
+    fn received(ring: &mut Ring) -> Datagram {
+        match wait_for(ring) {
+            Event::Received(TOKEN, datagram) => datagram,
+            _ => panic!("not a datagram"),
+        }
+    }
+
+    #[test]
+    fn a_datagram_is_sent_on_in_place_behind_a_head_and_before_padding() {
+        for host in ["127.0.0.1", "::1"] {
+            let (mut ring, _wake) = ring();
+            let (socket, addr, other) = pair(&mut ring, host);
+            other.set_ttl(9).ok();
+            other.send_to(b"0123456789", addr).unwrap();
+            let datagram = received(&mut ring);
+            assert_eq!(datagram.from, other.local_addr().unwrap());
+            assert_eq!(ring.bytes(&datagram), b"0123456789");
+            let fields = datagram.fields.relayed().unwrap();
+            if host == "127.0.0.1" {
+                assert_eq!(fields.hop_limit, Some(8));
+            }
+            let frame = Frame { head: b"HEAD", payload: 2..7, padding: 3 };
+            let to = datagram.from;
+            ring.forward(socket.as_raw_fd(), to, fields, datagram, &frame);
+            ring.wait(Some(Duration::from_millis(100))).unwrap();
+            let mut answer = [0; 64];
+            let (length, from) = other.recv_from(&mut answer).unwrap();
+            assert_eq!((&answer[..length], from), (&b"HEAD23456\0\0\0"[..], addr));
+        }
+    }
+
+    #[test]
+    fn buffers_come_back_however_many_datagrams_pass() {
+        let (mut ring, _wake) = ring();
+        let (_socket, addr, other) = pair(&mut ring, "127.0.0.1");
+        for round in 0..u32::from(pool::BUFFERS) + 10 {
+            other.send_to(&round.to_be_bytes(), addr).unwrap();
+            let datagram = received(&mut ring);
+            assert_eq!(ring.bytes(&datagram), round.to_be_bytes());
+            ring.release(datagram);
+        }
+        assert_eq!(ring.losses(), Losses::default());
+    }
+
+    #[test]
+    fn without_buffers_reception_stops_and_starts_again() {
+        let (mut ring, _wake) = ring();
+        let (socket, addr, other) = pair(&mut ring, "127.0.0.1");
+        let mut held = Vec::new();
+        let stopped = loop {
+            other.send_to(b"x", addr).unwrap();
+            match wait_for(&mut ring) {
+                Event::Received(_, datagram) => held.push(datagram),
+                Event::Stopped(token) => break token,
+                Event::Woken => panic!("nobody woke it"),
+            }
+        };
+        assert_eq!((stopped, held.len()), (TOKEN, usize::from(pool::BUFFERS)));
+        held.drain(..).for_each(|datagram| ring.release(datagram));
+        ring.receive(TOKEN, socket.as_raw_fd());
+        let datagram = received(&mut ring);
+        assert_eq!(ring.bytes(&datagram), b"x", "what waited in the socket is not lost");
+    }
+
+    #[test]
+    fn a_datagram_that_does_not_fit_is_counted_and_its_buffer_kept() {
+        let (mut ring, _wake) = ring();
+        let (_socket, addr, other) = pair(&mut ring, "127.0.0.1");
+        other.send_to(&[1; 20_000], addr).unwrap();
+        other.send_to(b"small", addr).unwrap();
+        let datagram = received(&mut ring);
+        assert_eq!(ring.bytes(&datagram), b"small");
+        assert_eq!(ring.losses(), Losses { unusable: 1, ..Losses::default() });
+    }
+
+    #[test]
+    fn a_cancelled_socket_is_free_at_once() {
+        let (mut ring, _wake) = ring();
+        let (socket, addr, _other) = pair(&mut ring, "127.0.0.1");
+        ring.wait(Some(Duration::from_millis(10))).unwrap();
+        ring.cancel(TOKEN);
+        assert!(matches!(wait_for(&mut ring), Event::Stopped(TOKEN)));
+        drop(socket);
+        sockets::bind(addr, Sharing::Exclusive).unwrap();
+    }
+
+    #[test]
+    fn a_write_to_the_descriptor_wakes_it_each_time() {
+        let (mut ring, wake) = ring();
+        for _ in 0..3 {
+            rustix::io::write(&wake, &1u64.to_ne_bytes()).unwrap();
+            assert!(matches!(wait_for(&mut ring), Event::Woken));
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! `turnpike serve`: from a configuration to a running relay, and back to nothing at the end.
+//!
+//! Start-up is in order of cost: what the configuration says about this machine is checked first,
+//! then sockets, then the kernel, then threads. Whatever fails is said with what to do about it.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+
+use anyhow::{Context, anyhow, bail};
+use relay_common::addr::ServerAddr;
+use relay_common::wire::channel_data::ChannelRange;
+use relay_turn::{Credentials, Limits, Policy, RelayAddress, Turn};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::unbounded_channel;
+use tracing::{info, warn};
+
+use crate::admin::Admin;
+use crate::cli;
+use crate::clock;
+use crate::config::{Config, Mode as WantedMode};
+use crate::datapath::{self, DatapathError, Interface, Kernel, Mode, Settings};
+use crate::interfaces::Interfaces;
+use crate::metrics::{Exporter, Process};
+use crate::scrape::{Relay, ShardHandle};
+use crate::shard;
+use crate::sockets::{self, Sharing};
+
+/// Descriptors that are not relayed ports.
+const DESCRIPTORS_SPARE: u64 = 512;
+
+/// What the configuration means on this machine.
+struct Place {
+    listen: Vec<SocketAddr>,
+    relays: Vec<IpAddr>,
+    interfaces: Vec<Interface>,
+}
+
+/// Runs the relay until SIGINT or SIGTERM.
+///
+/// # Errors
+/// Whatever keeps it from starting: an address that is not ours, a port in use, an interface that
+/// does not exist, a datapath that was demanded and cannot be had, a lack of privileges.
+pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let place = place(&config).await?;
+    check_addresses(&place)?;
+    raise_descriptor_limit(&config);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+
+    let admin = config.metrics_listen.map(Admin::bind).transpose()?;
+    let kernel = load_kernel(&config, &place)?;
+    let shards = start_shards(&config, &place, kernel.as_ref().map(|(kernel, _)| kernel))?;
+    let userspace = match &kernel {
+        Some(_) => Vec::new(),
+        None => place.interfaces.clone(),
+    };
+    let relay = Arc::new(Relay::new(shards, kernel.as_ref().map(|(k, _)| k.clone()), userspace));
+    if let Some((kernel, changes)) = kernel {
+        if let Some(log) = kernel.take_log() {
+            tokio::spawn(datapath::forward_log(log));
+        }
+        tokio::spawn(async move {
+            if let Err(error) = datapath::follow(kernel, changes).await {
+                warn!(%error, "next hops are no longer followed: new ones stay in userspace");
+            }
+        });
+    }
+    let metrics = admin.map(|admin| {
+        let exporter = Exporter::new(Process {
+            version: cli::VERSION,
+            commit: cli::COMMIT,
+            started_unix_secs: clock::unix_secs(),
+        });
+        let relay = relay.clone();
+        tokio::spawn(admin.serve(exporter, move || relay.clone().report()))
+    });
+    if let Some(listen) = config.metrics_listen {
+        info!(%listen, "metrics and health served");
+    }
+    for listen in &place.listen {
+        info!(%listen, transport = "udp", "listening");
+    }
+    info!(datapath = relay.mode().name(), shards = relay.shards(), "ready");
+
+    tokio::select! {
+        _ = interrupt.recv() => info!("SIGINT: stopping"),
+        _ = terminate.recv() => info!("SIGTERM: stopping"),
+    }
+    if let Some(metrics) = metrics {
+        metrics.abort();
+    }
+    relay.close();
+    info!("stopped");
+    Ok(())
+}
+
+async fn place(config: &Config) -> anyhow::Result<Place> {
+    let interfaces = Interfaces::read().await.context("reading this machine's interfaces")?;
+    let listen = interfaces.expand(&config.listen_udp);
+    if listen.is_empty() {
+        bail!("[listen] udp: this machine has no address that the wildcards could stand for");
+    }
+    let relays = if config.relay.addresses.is_empty() {
+        default_relays(&listen)
+    } else {
+        config.relay.addresses.clone()
+    };
+    let mut carried: Vec<IpAddr> = listen.iter().map(SocketAddr::ip).collect();
+    carried.extend(&relays);
+    let interfaces = interfaces.select(&config.datapath.interfaces, &carried)?;
+    Ok(Place { listen, relays, interfaces })
+}
+
+/// The listening addresses; loopback only when there is nothing else.
+fn default_relays(listen: &[SocketAddr]) -> Vec<IpAddr> {
+    let all: BTreeSet<IpAddr> = listen.iter().map(SocketAddr::ip).collect();
+    let outside: Vec<IpAddr> = all.iter().copied().filter(|ip| !ip.is_loopback()).collect();
+    if outside.is_empty() { all.into_iter().collect() } else { outside }
+}
+
+/// Binds everything once, alone: SO_REUSEPORT would let a second server share our ports silently.
+fn check_addresses(place: &Place) -> anyhow::Result<()> {
+    for listen in &place.listen {
+        sockets::bind(*listen, Sharing::Exclusive).map_err(|error| {
+            let hint = match error.kind() {
+                io::ErrorKind::AddrInUse => format!(
+                    "another process has it (`ss -ulpn sport = :{}` shows which)",
+                    listen.port()
+                ),
+                io::ErrorKind::AddrNotAvailable => "this machine does not have the address".into(),
+                io::ErrorKind::PermissionDenied => {
+                    "a port below 1024 needs root or CAP_NET_BIND_SERVICE".into()
+                }
+                _ => "it cannot be bound".into(),
+            };
+            anyhow!("[listen] udp {listen}: {error}: {hint}")
+        })?;
+    }
+    for relay in &place.relays {
+        sockets::bind(SocketAddr::new(*relay, 0), Sharing::Exclusive).map_err(|error| {
+            anyhow!(
+                "[relay] addresses {relay}: {error}: this machine must have the address (behind a \
+                 1:1 NAT, give the private one here and the public one in `external`)"
+            )
+        })?;
+    }
+    Ok(())
+}
+
+fn raise_descriptor_limit(config: &Config) {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(%error, "the limit of open files cannot be raised");
+    }
+    let wanted = u64::from(config.limits.allocations_max) + DESCRIPTORS_SPARE;
+    let have = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if have < wanted {
+        warn!(
+            have,
+            wanted,
+            "each allocation needs an open file: raise LimitNOFILE or lower allocations_max"
+        );
+    }
+}
+
+type KernelAndChanges = (Arc<Kernel>, tokio::sync::mpsc::UnboundedReceiver<datapath::Change>);
+
+fn load_kernel(config: &Config, place: &Place) -> anyhow::Result<Option<KernelAndChanges>> {
+    let modes = match config.datapath.mode {
+        WantedMode::Auto => vec![Mode::Native, Mode::Generic],
+        WantedMode::Native => vec![Mode::Native],
+        WantedMode::Generic => vec![Mode::Generic],
+        WantedMode::Userspace => return Ok(None),
+    };
+    let mut listen_ports: Vec<u16> = place.listen.iter().map(SocketAddr::port).collect();
+    listen_ports.sort_unstable();
+    listen_ports.dedup();
+    let mut own: Vec<IpAddr> = place.relays.clone();
+    own.extend(place.listen.iter().map(SocketAddr::ip));
+    let settings = Settings {
+        object: config.datapath.object.as_deref(),
+        interfaces: place.interfaces.clone(),
+        modes,
+        relayed: (*config.relay.ports.start(), *config.relay.ports.end()),
+        channel_last: channel_range(config).last(),
+        listen_ports,
+        own,
+    };
+    let (sender, changes) = unbounded_channel();
+    match Kernel::load(&settings, sender) {
+        Ok(kernel) => Ok(Some((Arc::new(kernel), changes))),
+        Err(DatapathError::NoInterface) if config.datapath.mode == WantedMode::Auto => {
+            info!("only loopback carries the configured addresses: relaying in userspace");
+            Ok(None)
+        }
+        Err(error) if config.datapath.mode == WantedMode::Auto => {
+            warn!(%error, "no XDP: falling back to relaying in userspace");
+            Ok(None)
+        }
+        Err(error) => Err(anyhow!(error)).with_context(|| {
+            format!("[datapath] mode = \"{}\" (\"auto\" would fall back)", config.datapath.mode)
+        }),
+    }
+}
+
+fn start_shards(
+    config: &Config,
+    place: &Place,
+    kernel: Option<&Arc<Kernel>>,
+) -> anyhow::Result<(Vec<ShardHandle>, Vec<thread::JoinHandle<()>>)> {
+    let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let wanted = config.shards.map_or(cpus, |shards| usize::from(shards.get()));
+    let slices = port_slices(&config.relay.ports, wanted);
+    let count = u32::try_from(slices.len()).context("shards")?;
+    let allocations_max = (config.limits.allocations_max / count).max(1);
+    let nonce_key = random()?;
+    // All sockets of an address exist before the first receives: SO_REUSEPORT chooses by their
+    // number, and a 5-tuple must stay on its shard.
+    let mut listeners = bind_listeners(place, slices.len())?;
+    let (ready, started) = mpsc::channel();
+    let (mut shards, mut threads) = (Vec::new(), Vec::new());
+    for (index, ports) in (0..count).zip(slices) {
+        let turn = Turn::new(turn_config(config, place, ports, allocations_max, nonce_key)?);
+        let wake = eventfd(0, EventfdFlags::CLOEXEC).context("eventfd")?;
+        let (commands, receiver) = mpsc::channel();
+        let parts = shard::Parts {
+            turn,
+            listeners: std::mem::take(&mut listeners[index as usize]),
+            kernel: kernel.cloned(),
+            slot_base: index * allocations_max,
+            commands: receiver,
+            wake: wake.try_clone().context("eventfd")?,
+        };
+        let ready = ready.clone();
+        let thread = thread::Builder::new()
+            .name(format!("shard-{index}"))
+            .spawn(move || shard::run(parts, ready))
+            .context("starting a shard")?;
+        shards.push(ShardHandle::new(commands, wake));
+        threads.push(thread);
+    }
+    drop(ready);
+    for _ in 0..count {
+        started.recv().context("a shard ended while starting")?.map_err(|error| {
+            anyhow!(
+                "io_uring: {error}: Turnpike needs Linux 6.0 or later, and io_uring allowed \
+                 (`sysctl kernel.io_uring_disabled` must be 0 or 1; containers need a seccomp \
+                 profile that allows it)"
+            )
+        })?;
+    }
+    Ok((shards, threads))
+}
+
+/// For each shard a socket on every listening address.
+fn bind_listeners(place: &Place, shards: usize) -> anyhow::Result<Vec<Vec<(ServerAddr, OwnedFd)>>> {
+    let mut all = Vec::new();
+    for _ in 0..shards {
+        let bound = place.listen.iter().map(|listen| {
+            let socket = sockets::bind(*listen, Sharing::Shards)
+                .with_context(|| format!("[listen] udp {listen}"))?;
+            Ok((ServerAddr::new(*listen), socket))
+        });
+        all.push(bound.collect::<anyhow::Result<Vec<_>>>()?);
+    }
+    Ok(all)
+}
+
+/// Cuts a port range into at most `shards` slices that start on even ports, so that a pair for
+/// EVEN-PORT lies in one of them.
+fn port_slices(
+    ports: &std::ops::RangeInclusive<u16>,
+    shards: usize,
+) -> Vec<std::ops::RangeInclusive<u16>> {
+    let (first, last) = (u32::from(*ports.start()), u32::from(*ports.end()));
+    let each = ((last - first + 1).div_ceil(u32::try_from(shards).unwrap_or(1))).max(2);
+    let each = each + each % 2;
+    let mut slices = Vec::new();
+    let mut start = first;
+    while start <= last {
+        // The first slice of an odd range is one longer, so that the others start even.
+        let end = (start - start % 2 + each - 1).min(last);
+        let bound = |port| u16::try_from(port).unwrap_or(u16::MAX);
+        slices.push(bound(start)..=bound(end));
+        start = end + 1;
+    }
+    slices
+}
+
+fn turn_config(
+    config: &Config,
+    place: &Place,
+    ports: std::ops::RangeInclusive<u16>,
+    allocations_max: u32,
+    nonce_key: [u8; 32],
+) -> anyhow::Result<relay_turn::Config> {
+    let users = config
+        .auth
+        .users
+        .iter()
+        .map(|(name, password)| (name.clone(), password.expose().to_owned()));
+    let secrets = config.auth.secrets.iter().map(|secret| secret.expose().to_owned()).collect();
+    let relay_address = |address: &IpAddr| RelayAddress {
+        address: *address,
+        external: config.relay.external.get(address).copied(),
+    };
+    let limits = &config.limits;
+    Ok(relay_turn::Config {
+        realm: config.realm.clone(),
+        credentials: Credentials::new(users, secrets),
+        relay_addresses: place.relays.iter().map(relay_address).collect(),
+        relay_ports: ports,
+        relay_ports_all: config.relay.ports.clone(),
+        channel_range: channel_range(config),
+        policy: Policy::new(config.peers.allow.clone(), config.peers.deny.clone()),
+        limits: Limits {
+            allocations_max,
+            permissions_per_allocation_max: limits.permissions_per_allocation_max as usize,
+            channels_per_allocation_max: limits.channels_per_allocation_max as usize,
+            lifetime_secs_default: limits.lifetime_secs_default,
+            lifetime_secs_max: limits.lifetime_secs_max,
+            nonce_secs: limits.nonce_secs,
+            unauthenticated_replies_per_sec: limits.unauthenticated_replies_per_sec,
+        },
+        nonce_key,
+        seed: random()?,
+    })
+}
+
+const fn channel_range(config: &Config) -> ChannelRange {
+    if config.rfc5766_channel_numbers { ChannelRange::Rfc5766 } else { ChannelRange::Rfc8656 }
+}
+
+/// Key material from the operating system.
+fn random() -> anyhow::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow!("no random bytes: {error}"))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_slices_cover_the_range_once_and_start_even() {
+        for (ports, shards) in [(49_152..=65_535, 2), (49_152..=65_535, 7), (50_001..=50_010, 3)] {
+            let slices = port_slices(&ports, shards);
+            assert!(slices.len() <= shards, "{slices:?}");
+            let all: Vec<u16> = slices.iter().cloned().flatten().collect();
+            assert_eq!(all, ports.clone().collect::<Vec<_>>());
+            assert!(slices[1..].iter().all(|slice| slice.start() % 2 == 0), "{slices:?}");
+        }
+        assert_eq!(port_slices(&(50_000..=50_000), 4), [50_000..=50_000]);
+        assert_eq!(port_slices(&(65_535..=65_535), 2), [65_535..=65_535]);
+    }
+
+    #[test]
+    fn loopback_relays_only_when_there_is_nothing_else() {
+        let relays = |listen: &[&str]| {
+            default_relays(&listen.iter().map(|a| a.parse().unwrap()).collect::<Vec<_>>())
+        };
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(relays(&["127.0.0.1:1", "192.0.2.1:1", "192.0.2.1:2"]), [ip("192.0.2.1")]);
+        assert_eq!(relays(&["127.0.0.1:1"]), [ip("127.0.0.1")]);
+    }
+}

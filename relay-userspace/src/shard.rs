@@ -1,0 +1,334 @@
+//! One thread of the relay: one `Turn`, one io_uring, its sockets. Every table has this one
+//! writer. Decides nothing: it carries inputs in and executes outputs in order.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::time::Duration;
+
+use relay_common::addr::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport};
+use relay_turn::{AllocationId, Input, Now, Output, Snapshot, Turn};
+use tokio::sync::oneshot;
+use tracing::{debug, error};
+
+use crate::clock;
+use crate::datapath::Kernel;
+use crate::ring::{Datagram, Event, Frame, Losses, Ring, Token};
+use crate::sockets::{self, Sharing};
+
+/// A token below this is a listening socket's index; above, an allocation.
+const RELAY_TOKEN: u64 = 1 << 55;
+
+/// Asked of a shard from outside.
+pub(crate) enum Command {
+    /// Tell the counters.
+    Report(oneshot::Sender<Report>),
+    /// Withdraw everything, close every socket, end the thread.
+    Close,
+}
+
+/// A shard's counters.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Report {
+    /// Of the state machine.
+    pub(crate) turn: Snapshot,
+    ring: Losses,
+    hop_limit: u64,
+}
+
+impl Report {
+    /// Adds what another shard counted.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.turn.add(&other.turn);
+        self.ring.add(other.ring);
+        self.hop_limit += other.hop_limit;
+    }
+
+    /// Datagrams lost outside the state machine, by the name of the reason in metrics.
+    pub(crate) const fn losses(&self) -> [(&'static str, u64); 4] {
+        [
+            ("unusable", self.ring.unusable),
+            ("send_queue_full", self.ring.send_queue_full),
+            ("send_error", self.ring.send_errors),
+            ("hop_limit", self.hop_limit),
+        ]
+    }
+}
+
+/// What a shard is made of.
+pub(crate) struct Parts {
+    /// The state machine.
+    pub(crate) turn: Turn,
+    /// Its listening sockets, and the address of each.
+    pub(crate) listeners: Vec<(ServerAddr, OwnedFd)>,
+    /// The kernel's datapath, when there is one.
+    pub(crate) kernel: Option<Arc<Kernel>>,
+    /// The first allocation slot in the kernel that is this shard's.
+    pub(crate) slot_base: u32,
+    /// Commands, each announced on `wake`.
+    pub(crate) commands: Receiver<Command>,
+    /// An eventfd.
+    pub(crate) wake: OwnedFd,
+}
+
+struct Shard {
+    turn: Turn,
+    ring: Ring,
+    listeners: Vec<(ServerAddr, OwnedFd)>,
+    /// Which listening socket answers for which address.
+    listener_of: HashMap<SocketAddr, usize>,
+    relays: Vec<Option<Relay>>,
+    kernel: Option<Arc<Kernel>>,
+    slot_base: u32,
+    /// Closed, but possibly named by entries that are not submitted yet: a descriptor's number
+    /// must not be used again before they are.
+    closing: Vec<OwnedFd>,
+    /// Sockets to receive from again, after this round has given buffers back.
+    stopped: Vec<Token>,
+    hop_limit: u64,
+}
+
+/// What a receiving socket is.
+enum Origin {
+    Listener(ServerAddr),
+    Relay(AllocationId),
+}
+
+/// A relayed transport address's socket.
+struct Relay {
+    allocation: AllocationId,
+    socket: OwnedFd,
+}
+
+/// Runs a shard until it is told to close. Tells `ready` how its start went.
+pub(crate) fn run(parts: Parts, ready: Sender<io::Result<()>>) {
+    let Parts { turn, listeners, kernel, slot_base, commands, wake } = parts;
+    let ring = match Ring::new(wake) {
+        Ok(ring) => ring,
+        Err(error) => {
+            // The receiver waits for every shard; without it the process is ending anyway.
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    let listener_of =
+        listeners.iter().enumerate().map(|(index, (server, _))| (server.socket(), index)).collect();
+    let mut shard = Shard {
+        turn,
+        ring,
+        listeners,
+        listener_of,
+        relays: Vec::new(),
+        kernel,
+        slot_base,
+        closing: Vec::new(),
+        stopped: Vec::new(),
+        hop_limit: 0,
+    };
+    for (index, (_, socket)) in shard.listeners.iter().enumerate() {
+        shard.ring.receive(index as Token, socket.as_raw_fd());
+    }
+    let _ = ready.send(Ok(()));
+    if let Err(error) = shard.serve(&commands) {
+        error!(%error, "a shard ends: io_uring no longer takes submissions");
+    }
+}
+
+impl Shard {
+    fn serve(&mut self, commands: &Receiver<Command>) -> io::Result<()> {
+        loop {
+            self.ring.wait(self.timeout())?;
+            self.closing.clear();
+            let now = clock::now();
+            while let Some(event) = self.ring.next() {
+                match event {
+                    Event::Received(token, datagram) => self.received(now, token, datagram),
+                    Event::Stopped(token) => self.stopped.push(token),
+                    Event::Woken => {}
+                }
+            }
+            if self.turn.deadline().is_some_and(|deadline| deadline <= now.monotonic_ns) {
+                self.handle(now, Input::Deadline);
+            }
+            for token in std::mem::take(&mut self.stopped) {
+                if let Some((_, socket)) = self.origin(token) {
+                    self.ring.receive(token, socket);
+                }
+            }
+            loop {
+                match commands.try_recv() {
+                    Ok(Command::Report(reply)) => {
+                        // A scrape that gave up in the meantime is no concern of ours.
+                        let _ = reply.send(self.report());
+                    }
+                    Ok(Command::Close) | Err(TryRecvError::Disconnected) => {
+                        self.turn.close();
+                        self.drain(now, None);
+                        return self.ring.wait(Some(Duration::ZERO));
+                    }
+                    Err(TryRecvError::Empty) => break,
+                }
+            }
+        }
+    }
+
+    /// How long to sleep: until the state machine's deadline.
+    fn timeout(&self) -> Option<Duration> {
+        let deadline = self.turn.deadline()?;
+        let left = deadline.saturating_sub(clock::now().monotonic_ns);
+        Some(Duration::from_nanos(left))
+    }
+
+    fn report(&self) -> Report {
+        Report { turn: self.turn.snapshot(), ring: self.ring.losses(), hop_limit: self.hop_limit }
+    }
+
+    fn received(&mut self, now: Now, token: Token, datagram: Datagram) {
+        let bytes = self.ring.bytes(&datagram);
+        let input = match self.origin(token) {
+            Some((Origin::Listener(server), _)) => {
+                let client = ClientAddr::new(datagram.from);
+                let five_tuple = FiveTuple { transport: Transport::Udp, client, server };
+                Input::FromClient { five_tuple, datagram: bytes }
+            }
+            Some((Origin::Relay(allocation), _)) => {
+                let peer = PeerAddr::new(datagram.from);
+                Input::FromPeer { allocation, peer, datagram: bytes }
+            }
+            // It arrived before its allocation went.
+            None => return self.ring.release(datagram),
+        };
+        self.turn.handle(now, input);
+        self.drain(now, Some(datagram));
+    }
+
+    fn handle(&mut self, now: Now, input: Input<'_>) {
+        self.turn.handle(now, input);
+        self.drain(now, None);
+    }
+
+    /// Executes every output in order. `datagram` is the input's, for the output that sends it
+    /// on. What was opened is told afterwards, as an input of its own.
+    fn drain(&mut self, now: Now, mut datagram: Option<Datagram>) {
+        let mut opened = Vec::new();
+        while let Some(output) = self.turn.poll() {
+            match output {
+                Output::Reply { five_tuple, bytes } => self.reply(&five_tuple, bytes),
+                Output::ToPeer { allocation, peer, payload } => {
+                    if let (Some(datagram), Some(socket)) =
+                        (datagram.take(), self.relay_socket(allocation))
+                    {
+                        let frame = Frame { head: &[], payload, padding: 0 };
+                        self.forward(socket, peer.socket(), datagram, &frame);
+                    }
+                }
+                Output::ToClient { five_tuple, head, padding } => {
+                    if let (Some(datagram), Some(socket)) =
+                        (datagram.take(), self.listener_socket(five_tuple.server))
+                    {
+                        let payload = 0..self.ring.bytes(&datagram).len();
+                        let frame = Frame { head: head.as_slice(), payload, padding };
+                        self.forward(socket, five_tuple.client.socket(), datagram, &frame);
+                    }
+                }
+                Output::OpenRelay { allocation, relayed } => {
+                    opened.push((allocation, self.open(allocation, relayed)));
+                }
+                Output::CloseRelay { allocation } => self.close(allocation),
+                Output::Install(binding) => {
+                    if let Some(kernel) = &self.kernel {
+                        kernel.install(&binding, self.slot_base + binding.allocation.index);
+                    }
+                }
+                Output::Withdraw(binding) => {
+                    if let Some(kernel) = &self.kernel {
+                        kernel.withdraw(&binding);
+                    }
+                }
+            }
+        }
+        if let Some(datagram) = datagram {
+            self.ring.release(datagram);
+        }
+        for (allocation, result) in opened {
+            let input = match result {
+                Ok(()) => Input::RelayOpened { allocation },
+                Err(error) => {
+                    debug!(%error, "a relayed port could not be opened");
+                    Input::RelayFailed { allocation }
+                }
+            };
+            self.handle(now, input);
+        }
+    }
+
+    fn reply(&mut self, five_tuple: &FiveTuple, bytes: std::ops::Range<usize>) {
+        if let Some(socket) = self.listener_socket(five_tuple.server) {
+            self.ring.send(socket, five_tuple.client.socket(), self.turn.bytes(bytes));
+        }
+    }
+
+    fn forward(&mut self, socket: RawFd, to: SocketAddr, datagram: Datagram, frame: &Frame<'_>) {
+        match datagram.fields.relayed() {
+            Some(fields) => self.ring.forward(socket, to, fields, datagram, frame),
+            None => {
+                self.hop_limit += 1;
+                self.ring.release(datagram);
+            }
+        }
+    }
+
+    fn open(&mut self, allocation: AllocationId, relayed: RelayedAddr) -> io::Result<()> {
+        let socket = sockets::bind(relayed.socket(), Sharing::Exclusive)?;
+        let index = allocation.index as usize;
+        if index >= self.relays.len() {
+            self.relays.resize_with(index + 1, || None);
+        }
+        self.ring.receive(relay_token(allocation), socket.as_raw_fd());
+        self.relays[index] = Some(Relay { allocation, socket });
+        Ok(())
+    }
+
+    fn close(&mut self, allocation: AllocationId) {
+        let place = self.relays.get_mut(allocation.index as usize);
+        if let Some(relay) = place.and_then(|r| r.take_if(|r| r.allocation == allocation)) {
+            self.ring.cancel(relay_token(allocation));
+            self.closing.push(relay.socket);
+            if let Some(kernel) = &self.kernel {
+                let [to_peer, to_client] = kernel.take_slot(self.slot_base + allocation.index);
+                debug!(?to_peer, ?to_client, "an allocation ended: relayed by the kernel");
+            }
+        }
+    }
+
+    /// Whose socket a token names, and the socket, if it is still open.
+    fn origin(&self, token: Token) -> Option<(Origin, RawFd)> {
+        let index = usize::try_from(token & u64::from(u32::MAX)).ok()?;
+        if token & RELAY_TOKEN == 0 {
+            let (server, socket) = self.listeners.get(index)?;
+            return Some((Origin::Listener(*server), socket.as_raw_fd()));
+        }
+        let relay = self.relays.get(index)?.as_ref()?;
+        (relay_token(relay.allocation) == token)
+            .then(|| (Origin::Relay(relay.allocation), relay.socket.as_raw_fd()))
+    }
+
+    fn relay_socket(&self, allocation: AllocationId) -> Option<RawFd> {
+        let relay = self.relays.get(allocation.index as usize)?.as_ref()?;
+        (relay.allocation == allocation).then(|| relay.socket.as_raw_fd())
+    }
+
+    fn listener_socket(&self, server: ServerAddr) -> Option<RawFd> {
+        let index = *self.listener_of.get(&server.socket())?;
+        Some(self.listeners[index].1.as_raw_fd())
+    }
+}
+
+/// An allocation's token: the index, and as much of the generation as fits.
+fn relay_token(allocation: AllocationId) -> Token {
+    let generation = u64::from(allocation.generation) & 0x007F_FFFF;
+    RELAY_TOKEN | generation << 32 | u64::from(allocation.index)
+}
