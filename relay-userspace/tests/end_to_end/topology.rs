@@ -1,0 +1,197 @@
+//! Network namespaces, the links between them, and the XDP programs on the links' far ends.
+//! Everything is removed when its owner is dropped.
+
+use std::error::Error;
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{fs, panic, process, thread};
+
+use aya::programs::{Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader};
+use relay_common::abi::{PROGRAM, map};
+use rustix::fd::AsFd;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// A network namespace with loopback up.
+pub(crate) struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// Makes one whose name tells the process and the role.
+    fn new(role: &str) -> Self {
+        Self::make(role).unwrap()
+    }
+
+    fn make(role: &str) -> Result<Self, String> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("turnpike-{}-{count}-{role}", process::id());
+        run("ip", &["netns", "add", &name])?;
+        let namespace = Self { name };
+        run("ip", &["-n", &namespace.name, "link", "set", "lo", "up"])?;
+        // Without duplicate address detection: an interface that has just come up cannot ask for
+        // neighbours until its link-local address has passed it, a second or two later.
+        namespace.set("ipv6/conf/all/accept_dad", "0");
+        namespace.set("ipv6/conf/default/accept_dad", "0");
+        Ok(namespace)
+    }
+
+    /// `ip` with these words, in the namespace; what it prints.
+    pub(crate) fn ip(&self, words: &str) -> String {
+        let mut args = vec!["-n", &self.name];
+        args.extend(words.split(' '));
+        run("ip", &args).unwrap()
+    }
+
+    /// A program with these words, in the namespace; what it prints.
+    pub(crate) fn output(&self, program: &str, words: &str) -> String {
+        let args: Vec<&str> = words.split(' ').collect();
+        self.within(|| run(program, &args)).unwrap()
+    }
+
+    /// Works in the namespace: on a thread of its own, because a namespace is a thread's.
+    pub(crate) fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                let place = File::open(format!("/run/netns/{}", self.name)).unwrap();
+                let kind = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(place.as_fd(), kind).unwrap();
+                work()
+            });
+            worker.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+        })
+    }
+
+    /// Gives an interface addresses and no hardware that computes checksums, and brings it up.
+    fn set_up(&self, interface: &str, addresses: &[&str]) {
+        for address in addresses {
+            self.ip(&format!("address add {address} dev {interface}"));
+        }
+        self.ip(&format!("link set {interface} up"));
+        self.output("ethtool", &format!("-K {interface} tx off gro on"));
+    }
+
+    /// Writes below `net` of the namespace's sysctls.
+    fn set(&self, name: &str, value: &str) {
+        self.within(|| fs::write(format!("/proc/sys/net/{name}"), value)).unwrap();
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if let Err(error) = run("ip", &["netns", "delete", &self.name]) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+/// Client, relay and peer, and what lies between them.
+pub(crate) struct Topology {
+    // Goes first: it holds on to interfaces of the namespaces below.
+    _bystander: Option<Ebpf>,
+    /// Where clients run: 10.77.1.2 and fd77:1::2; also 10.77.1.9.
+    pub(crate) client: Namespace,
+    /// Where the relay runs.
+    pub(crate) relay: Namespace,
+    /// Where peers run: 10.77.2.2 and fd77:2::2; also 10.77.2.9.
+    pub(crate) peer: Namespace,
+    _router: Option<Namespace>,
+}
+
+const CLIENT: [&str; 3] = ["10.77.1.2/24", "10.77.1.9/24", "fd77:1::2/64"];
+const PEER: [&str; 3] = ["10.77.2.2/24", "10.77.2.9/24", "fd77:2::2/64"];
+
+impl Topology {
+    /// The relay has one interface for clients (10.77.1.1, 10.77.1.3, fd77:1::1) and one for
+    /// peers (10.77.2.1, 10.77.2.3, fd77:2::1). With `object`, the far ends have XDP programs.
+    pub(crate) fn two_armed(object: Option<&Path>) -> Self {
+        let (client, relay, peer) =
+            (Namespace::new("client"), Namespace::new("relay"), Namespace::new("peer"));
+        link((&relay, "clients"), (&client, "eth0"));
+        link((&relay, "peers"), (&peer, "eth0"));
+        relay.set_up("clients", &["10.77.1.1/24", "10.77.1.3/24", "fd77:1::1/64"]);
+        relay.set_up("peers", &["10.77.2.1/24", "10.77.2.3/24", "fd77:2::1/64"]);
+        client.set_up("eth0", &CLIENT);
+        peer.set_up("eth0", &PEER);
+        let far_ends = [(&client, "eth0"), (&peer, "eth0")];
+        let bystander = object.map(|object| attach_bystander(object, &far_ends));
+        Self { _bystander: bystander, client, relay, peer, _router: None }
+    }
+
+    /// The relay has one interface (10.77.3.1, fd77:3::1) to a router; clients and peers are
+    /// behind the router.
+    pub(crate) fn behind_router(object: Option<&Path>) -> Self {
+        let (client, relay, peer) =
+            (Namespace::new("client"), Namespace::new("relay"), Namespace::new("peer"));
+        let router = Namespace::new("router");
+        router.set("ipv4/ip_forward", "1");
+        router.set("ipv6/conf/all/forwarding", "1");
+        link((&router, "clients"), (&client, "eth0"));
+        link((&router, "peers"), (&peer, "eth0"));
+        link((&router, "relay"), (&relay, "eth0"));
+        router.set_up("clients", &["10.77.1.1/24", "fd77:1::1/64"]);
+        router.set_up("peers", &["10.77.2.1/24", "fd77:2::1/64"]);
+        router.set_up("relay", &["10.77.3.254/24", "fd77:3::fe/64"]);
+        client.set_up("eth0", &CLIENT);
+        peer.set_up("eth0", &PEER);
+        relay.set_up("eth0", &["10.77.3.1/24", "fd77:3::1/64"]);
+        for (namespace, net) in [(&client, 1), (&peer, 2)] {
+            namespace.ip(&format!("route add default via 10.77.{net}.1"));
+            namespace.ip(&format!("route add default via fd77:{net}::1"));
+        }
+        relay.ip("route add default via 10.77.3.254");
+        relay.ip("route add default via fd77:3::fe");
+        let far_ends = [(&router, "relay")];
+        let bystander = object.map(|object| attach_bystander(object, &far_ends));
+        Self { _bystander: bystander, client, relay, peer, _router: Some(router) }
+    }
+}
+
+/// Whether this machine lets us make a namespace.
+pub(crate) fn try_namespace() -> Result<(), String> {
+    Namespace::make("try").map(drop)
+}
+
+/// Loads Turnpike's program without a configuration: it passes everything. What XDP sends out of
+/// one end of a veth pair arrives only where the other end has an XDP program.
+pub(crate) fn bystander(object: &Path) -> Result<Ebpf, Box<dyn Error>> {
+    let bytes = fs::read(object)?;
+    let mut loader = EbpfLoader::new();
+    for name in [map::ROUTES_V4, map::ROUTES_V6, map::NEXT_HOPS, map::SLOTS] {
+        loader.map_max_entries(name, 1);
+    }
+    let mut ebpf = loader.load(&bytes)?;
+    program(&mut ebpf).load()?;
+    Ok(ebpf)
+}
+
+fn attach_bystander(object: &Path, ends: &[(&Namespace, &str)]) -> Ebpf {
+    let mut ebpf = bystander(object).unwrap();
+    for (namespace, interface) in ends {
+        let program = program(&mut ebpf);
+        namespace.within(|| program.attach(interface, XdpMode::Driver).map(drop)).unwrap();
+    }
+    ebpf
+}
+
+fn program(ebpf: &mut Ebpf) -> &mut Xdp {
+    ebpf.program_mut(PROGRAM).unwrap().try_into().unwrap()
+}
+
+fn link((from, here): (&Namespace, &str), (to, there): (&Namespace, &str)) {
+    from.ip(&format!("link add {here} type veth peer name {there} netns {}", to.name));
+}
+
+/// Runs a program to its end; what it prints.
+fn run(program: &str, args: &[&str]) -> Result<String, String> {
+    let shown = format!("{program} {}", args.join(" "));
+    let output =
+        Command::new(program).args(args).output().map_err(|error| format!("{shown}: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("{shown}: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
