@@ -1,0 +1,504 @@
+//! A TURN client over UDP (RFC 8656), one allocation each: what it says, when, and what the
+//! answers mean. Owns no socket and reads no clock: the worker carries its bytes.
+
+use std::sync::Arc;
+
+use relay_common::addr::{Family, PeerAddr, RelayedAddr};
+use relay_common::wire::Demux;
+use relay_common::wire::attribute::{self, AttributeType};
+use relay_common::wire::channel_data::{ChannelData, ChannelRange};
+use relay_common::wire::stun::{Class, Message, Method, TransactionId};
+use relay_common::wire::writer::{BufferFull, MessageWriter};
+
+use crate::clock::{MILLISECOND_NS, SECOND_NS};
+use crate::credentials::{Auth, Credentials};
+use crate::failure::TurnFailure;
+use crate::framing::{Framing, channel};
+
+/// Transmissions of a request before it is given up: Rc of RFC 8489 §6.2.1.
+const TRANSMISSIONS_MAX: u32 = 7;
+/// How long the last transmission is waited for, in multiples of the RTO: Rm of §6.2.1.
+const LAST_WAIT_RTOS: u64 = 16;
+/// Transmissions of the request that deletes an allocation: nobody waits for it but the exit.
+const RELEASE_TRANSMISSIONS_MAX: u32 = 3;
+/// 438 answers in a row before the server is taken at its word.
+const STALE_NONCES_MAX: u32 = 3;
+/// Permissions last 300 s (RFC 8656 §9), channel bindings 600 s and renew the permission (§12).
+const OPEN_REFRESH_NS: u64 = 240 * SECOND_NS;
+/// Room for USERNAME, REALM and NONCE at their largest (RFC 8489 §14) and the rest.
+const REQUEST_BYTES_MAX: usize = 2560;
+/// Protocol number of UDP in REQUESTED-TRANSPORT.
+const UDP: u8 = 17;
+/// REQUESTED-ADDRESS-FAMILY for IPv6 (RFC 8656 §18.6).
+const FAMILY_IPV6: u8 = 0x02;
+
+/// What all clients of a run share.
+#[derive(Debug)]
+pub(crate) struct ClientSetup {
+    /// The credentials of every allocation.
+    pub(crate) credentials: Credentials,
+    /// Where application data goes.
+    pub(crate) peer: PeerAddr,
+    /// How it goes there.
+    pub(crate) framing: Framing,
+    /// The first retransmission timeout, nanoseconds.
+    pub(crate) rto_ns: u64,
+}
+
+/// Where in its life a client is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stage {
+    /// Nothing was sent yet.
+    Idle,
+    /// Allocate is under way.
+    Allocating,
+    /// CreatePermission or ChannelBind is under way.
+    Opening,
+    /// Application data can flow.
+    Ready,
+    /// The Refresh with lifetime zero is under way.
+    Releasing,
+    /// The allocation is gone.
+    Released,
+    /// See [`TurnClient::failure`].
+    Failed,
+}
+
+/// What a received datagram was.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) enum Inbound<'a> {
+    /// Application data from the peer.
+    Data(&'a [u8]),
+    /// An answer to the request under way.
+    Answer,
+    /// Nothing this client waits for.
+    Foreign,
+}
+
+#[derive(Debug)]
+struct Request {
+    method: Method,
+    transaction: TransactionId,
+    length: usize,
+    first_at: Option<u64>,
+    next_at: u64,
+    transmissions: u32,
+    transmissions_max: u32,
+}
+
+/// One client with at most one allocation and one request under way.
+#[derive(Debug)]
+pub(crate) struct TurnClient {
+    setup: Arc<ClientSetup>,
+    stage: Stage,
+    auth: Option<Auth>,
+    request: Option<Request>,
+    bytes: Box<[u8]>,
+    relayed: Option<RelayedAddr>,
+    refresh_at: u64,
+    open_at: u64,
+    stale_nonces: u32,
+    failure: Option<TurnFailure>,
+    /// Requests sent again because no answer came.
+    pub(crate) retransmissions: u64,
+    /// Answers dropped because their MESSAGE-INTEGRITY is missing or wrong.
+    pub(crate) unauthentic: u64,
+}
+
+impl TurnClient {
+    /// A client that has said nothing yet.
+    pub(crate) fn new(setup: Arc<ClientSetup>) -> Self {
+        Self {
+            setup,
+            stage: Stage::Idle,
+            auth: None,
+            request: None,
+            bytes: vec![0; REQUEST_BYTES_MAX].into_boxed_slice(),
+            relayed: None,
+            refresh_at: 0,
+            open_at: 0,
+            stale_nonces: 0,
+            failure: None,
+            retransmissions: 0,
+            unauthentic: 0,
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// Whether the server gave it an allocation.
+    pub(crate) fn allocated(&self) -> bool {
+        self.relayed.is_some()
+    }
+
+    /// Why it is [`Stage::Failed`].
+    pub(crate) fn failure(&self) -> Option<&TurnFailure> {
+        self.failure.as_ref()
+    }
+
+    /// Begins with Allocate.
+    pub(crate) fn allocate(&mut self, now: u64) {
+        self.stage = Stage::Allocating;
+        self.begin(now, Method::ALLOCATE);
+    }
+
+    /// Gives the allocation back; a client without one is done at once.
+    pub(crate) fn release(&mut self, now: u64) {
+        if self.relayed.is_none() {
+            self.request = None;
+            self.stage = Stage::Released;
+            return;
+        }
+        self.stage = Stage::Releasing;
+        self.begin(now, Method::REFRESH);
+    }
+
+    /// When [`TurnClient::transmit`] has something to do next.
+    pub(crate) fn deadline(&self) -> Option<u64> {
+        match (&self.request, self.stage) {
+            (Some(request), _) => Some(request.next_at),
+            (None, Stage::Ready) => Some(self.refresh_at.min(self.open_at)),
+            (None, _) => None,
+        }
+    }
+
+    /// The request to send now, if one is due: new, again, or a refresh. Gives up after the
+    /// transmissions of RFC 8489 §6.2.1.
+    pub(crate) fn transmit(&mut self, now: u64) -> Option<&[u8]> {
+        if self.request.is_none() && self.stage == Stage::Ready {
+            if now >= self.refresh_at {
+                self.begin(now, Method::REFRESH);
+            } else if now >= self.open_at {
+                self.begin(now, self.open_method());
+            }
+        }
+        let rto = self.setup.rto_ns;
+        let request = self.request.as_mut()?;
+        if now < request.next_at {
+            return None;
+        }
+        let first_at = *request.first_at.get_or_insert(now);
+        if request.transmissions == request.transmissions_max {
+            let failure = TurnFailure::NoAnswer {
+                method: request.method,
+                transmissions: request.transmissions,
+                waited_ms: (now - first_at) / MILLISECOND_NS,
+                unauthentic: self.unauthentic,
+            };
+            self.fail(failure);
+            return None;
+        }
+        request.transmissions += 1;
+        let wait = if request.transmissions == TRANSMISSIONS_MAX {
+            rto * LAST_WAIT_RTOS
+        } else {
+            rto << (request.transmissions - 1)
+        };
+        request.next_at = now + wait;
+        self.retransmissions += u64::from(request.transmissions > 1);
+        Some(&self.bytes[..request.length])
+    }
+
+    /// The host of the server answered a datagram with an ICMP error. During set-up that ends
+    /// the transaction (RFC 8489 §6.2.1).
+    pub(crate) fn unreachable(&mut self) {
+        if self.stage != Stage::Ready {
+            self.fail(TurnFailure::PortUnreachable);
+        }
+    }
+
+    /// Judges a datagram from the server.
+    pub(crate) fn receive<'a>(&mut self, now: u64, datagram: &'a [u8]) -> Inbound<'a> {
+        match Demux::of(datagram) {
+            Demux::ChannelData => match ChannelData::parse(datagram, ChannelRange::Rfc8656) {
+                Some(data) if data.number == channel() => Inbound::Data(&datagram[data.payload]),
+                _ => Inbound::Foreign,
+            },
+            Demux::Stun => match Message::parse(datagram) {
+                Ok(message) => self.message(now, message),
+                Err(_) => Inbound::Foreign,
+            },
+            Demux::Other => Inbound::Foreign,
+        }
+    }
+
+    fn message<'a>(&mut self, now: u64, message: Message<'a>) -> Inbound<'a> {
+        let (method, class) = (message.method(), message.class());
+        if class == Class::Indication && method == Method::DATA {
+            let from = message
+                .attribute(AttributeType::XOR_PEER_ADDRESS)
+                .and_then(|value| attribute::xor_address(value, message.transaction_id()));
+            let data = message.attribute(AttributeType::DATA);
+            return match data {
+                Some(data) if from == Some(self.setup.peer.socket()) => Inbound::Data(data),
+                _ => Inbound::Foreign,
+            };
+        }
+        let answers = self.request.as_ref().is_some_and(|request| {
+            request.method == method && request.transaction == message.transaction_id()
+        });
+        match class {
+            Class::Success if answers => self.accept(now, method, message),
+            Class::Error if answers => self.refused(now, method, message),
+            Class::Success | Class::Error | Class::Request | Class::Indication => Inbound::Foreign,
+        }
+    }
+
+    fn accept(&mut self, now: u64, method: Method, message: Message<'_>) -> Inbound<'static> {
+        // RFC 8489 §9.2.5: an answer without the right integrity is as good as none.
+        let authentic = self.auth.as_ref().is_none_or(|auth| {
+            message.integrity().is_some_and(|integrity| auth.key.verifies(&integrity))
+        });
+        if !authentic {
+            self.unauthentic += 1;
+            return Inbound::Foreign;
+        }
+        self.request = None;
+        self.stale_nonces = 0;
+        let lifetime = message.attribute(AttributeType::LIFETIME).and_then(attribute::number);
+        // Half of it leaves room for a whole series of retransmissions.
+        let refresh_at = |secs: u32| now + u64::from(secs) * SECOND_NS / 2;
+        match (method, self.stage) {
+            (Method::ALLOCATE, _) => {
+                let relayed = message
+                    .attribute(AttributeType::XOR_RELAYED_ADDRESS)
+                    .and_then(|value| attribute::xor_address(value, message.transaction_id()));
+                let (Some(relayed), Some(lifetime)) = (relayed, lifetime) else {
+                    self.fail(TurnFailure::Incomplete { method });
+                    return Inbound::Answer;
+                };
+                self.relayed = Some(RelayedAddr::new(relayed));
+                self.refresh_at = refresh_at(lifetime);
+                self.stage = Stage::Opening;
+                self.begin(now, self.open_method());
+            }
+            (Method::REFRESH, Stage::Releasing) => self.stage = Stage::Released,
+            (Method::REFRESH, _) => match lifetime {
+                Some(lifetime) => self.refresh_at = refresh_at(lifetime),
+                None => self.fail(TurnFailure::Incomplete { method }),
+            },
+            _ => {
+                self.open_at = now + OPEN_REFRESH_NS;
+                self.stage = Stage::Ready;
+            }
+        }
+        Inbound::Answer
+    }
+
+    fn refused(&mut self, now: u64, method: Method, message: Message<'_>) -> Inbound<'static> {
+        let error = message.attribute(AttributeType::ERROR_CODE).and_then(attribute::error_code);
+        let Some((code, reason)) = error else {
+            self.fail(TurnFailure::Incomplete { method });
+            return Inbound::Answer;
+        };
+        match code {
+            // What is to be deleted is gone already (RFC 8656 §7.2).
+            437 if self.stage == Stage::Releasing => {
+                self.request = None;
+                self.stage = Stage::Released;
+            }
+            401 if self.auth.is_some() => self.fail(TurnFailure::WrongCredentials { method }),
+            401 | 438 if self.stale_nonces < STALE_NONCES_MAX => {
+                self.stale_nonces += u32::from(code == 438);
+                match self.setup.credentials.challenged(message) {
+                    Some(auth) => {
+                        self.auth = Some(auth);
+                        self.begin(now, method);
+                    }
+                    None => self.fail(TurnFailure::Incomplete { method }),
+                }
+            }
+            _ => self.fail(TurnFailure::Refused {
+                method,
+                code,
+                reason: reason.to_owned(),
+                peer: self.setup.peer,
+            }),
+        }
+        Inbound::Answer
+    }
+
+    fn open_method(&self) -> Method {
+        match self.setup.framing {
+            Framing::Channel => Method::CHANNEL_BIND,
+            Framing::Indication => Method::CREATE_PERMISSION,
+        }
+    }
+
+    fn begin(&mut self, now: u64, method: Method) {
+        let mut id = [0; 12];
+        getrandom::fill(&mut id).expect("the operating system gives random numbers");
+        let transaction = TransactionId(id);
+        let transmissions_max = match self.stage {
+            Stage::Releasing => RELEASE_TRANSMISSIONS_MAX,
+            _ => TRANSMISSIONS_MAX,
+        };
+        match self.write(method, transaction) {
+            Ok(length) => {
+                self.request = Some(Request {
+                    method,
+                    transaction,
+                    length,
+                    first_at: None,
+                    next_at: now,
+                    transmissions: 0,
+                    transmissions_max,
+                });
+            }
+            Err(BufferFull) => self.fail(TurnFailure::RequestTooLong { method }),
+        }
+    }
+
+    fn write(&mut self, method: Method, transaction: TransactionId) -> Result<usize, BufferFull> {
+        let peer = self.setup.peer.socket();
+        let mut writer = MessageWriter::new(&mut self.bytes, Class::Request, method, transaction);
+        if method == Method::ALLOCATE {
+            writer.attribute(AttributeType::REQUESTED_TRANSPORT, &[UDP, 0, 0, 0]);
+            if self.setup.peer.family() == Family::V6 {
+                let family = [FAMILY_IPV6, 0, 0, 0];
+                writer.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY, &family);
+            }
+        } else if method == Method::REFRESH {
+            if self.stage == Stage::Releasing {
+                writer.number(AttributeType::LIFETIME, 0);
+            }
+        } else {
+            if method == Method::CHANNEL_BIND {
+                let [high, low] = channel().value().to_be_bytes();
+                writer.attribute(AttributeType::CHANNEL_NUMBER, &[high, low, 0, 0]);
+            }
+            writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        }
+        if let Some(auth) = &self.auth {
+            writer.attribute(AttributeType::USERNAME, self.setup.credentials.username().as_bytes());
+            writer.attribute(AttributeType::REALM, &auth.realm);
+            writer.attribute(AttributeType::NONCE, &auth.nonce);
+            writer.integrity(|header, body| auth.key.sign(header, body));
+        }
+        writer.fingerprint();
+        writer.finish()
+    }
+
+    fn fail(&mut self, failure: TurnFailure) {
+        self.request = None;
+        self.stage = Stage::Failed;
+        self.failure = Some(failure);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RTO_NS: u64 = 500 * MILLISECOND_NS;
+
+    fn client() -> TurnClient {
+        let credentials = Credentials::known("alice".into(), "north".into());
+        let peer = PeerAddr::new("192.0.2.9:9".parse().unwrap());
+        let framing = Framing::Channel;
+        TurnClient::new(Arc::new(ClientSetup { credentials, peer, framing, rto_ns: RTO_NS }))
+    }
+
+    /// The request that is due, as method and transaction.
+    fn due(client: &mut TurnClient, now: u64) -> Option<(Method, TransactionId)> {
+        let message = Message::parse(client.transmit(now)?).unwrap();
+        Some((message.method(), message.transaction_id()))
+    }
+
+    /// Takes the request that is due and answers it.
+    fn answer(
+        client: &mut TurnClient,
+        now: u64,
+        method: Method,
+        class: Class,
+        attributes: impl FnOnce(&mut MessageWriter<'_>),
+    ) {
+        let (asked, transaction) = due(client, now).unwrap();
+        assert_eq!(asked, method);
+        let mut buffer = [0; 512];
+        let mut writer = MessageWriter::new(&mut buffer, class, method, transaction);
+        attributes(&mut writer);
+        let length = writer.finish().unwrap();
+        client.receive(now, &buffer[..length]);
+    }
+
+    fn succeed(client: &mut TurnClient, now: u64, method: Method) {
+        answer(client, now, method, Class::Success, |writer| {
+            writer.number(AttributeType::LIFETIME, 600);
+            let relayed = "192.0.2.1:50000".parse().unwrap();
+            writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, relayed);
+        });
+    }
+
+    fn challenge(client: &mut TurnClient, code: u16) {
+        answer(client, 0, Method::ALLOCATE, Class::Error, |writer| {
+            writer.error_code(code, "");
+            writer.attribute(AttributeType::REALM, b"realm");
+            writer.attribute(AttributeType::NONCE, b"nonce");
+        });
+    }
+
+    #[test]
+    fn transmissions_double_their_distance_and_end_after_the_seventh() {
+        let mut client = client();
+        client.allocate(0);
+        let mut sent_ms = Vec::new();
+        while let Some(at) = client.deadline() {
+            assert!(at == 0 || client.transmit(at - 1).is_none(), "not a moment early");
+            if due(&mut client, at).is_some() {
+                sent_ms.push(at / MILLISECOND_NS);
+            }
+        }
+        assert_eq!(sent_ms, [0, 500, 1500, 3500, 7500, 15_500, 31_500]);
+        let failure = TurnFailure::NoAnswer {
+            method: Method::ALLOCATE,
+            transmissions: 7,
+            waited_ms: 39_500,
+            unauthentic: 0,
+        };
+        assert_eq!(client.failure(), Some(&failure));
+    }
+
+    #[test]
+    fn permission_binding_and_allocation_are_refreshed_before_they_end() {
+        let mut client = client();
+        client.allocate(0);
+        succeed(&mut client, 0, Method::ALLOCATE);
+        succeed(&mut client, 0, Method::CHANNEL_BIND);
+        assert_eq!(client.stage(), Stage::Ready);
+        assert_eq!(client.deadline(), Some(240 * SECOND_NS), "a permission lasts 300 s");
+        succeed(&mut client, 240 * SECOND_NS, Method::CHANNEL_BIND);
+        assert_eq!(client.deadline(), Some(300 * SECOND_NS), "half of the lifetime");
+        succeed(&mut client, 300 * SECOND_NS, Method::REFRESH);
+        assert_eq!(client.deadline(), Some(480 * SECOND_NS));
+        client.release(301 * SECOND_NS);
+        succeed(&mut client, 301 * SECOND_NS, Method::REFRESH);
+        assert_eq!((client.stage(), client.deadline()), (Stage::Released, None));
+    }
+
+    #[test]
+    fn an_unsigned_success_after_a_challenge_is_no_answer() {
+        let mut client = client();
+        client.allocate(0);
+        challenge(&mut client, 401);
+        succeed(&mut client, 0, Method::ALLOCATE);
+        assert_eq!((client.stage(), client.unauthentic), (Stage::Allocating, 1));
+        assert!(client.deadline().is_some(), "it asks again");
+    }
+
+    #[test]
+    fn stale_nonces_end_somewhere() {
+        let mut client = client();
+        client.allocate(0);
+        challenge(&mut client, 401);
+        for _ in 0..STALE_NONCES_MAX {
+            assert_eq!(client.failure(), None);
+            challenge(&mut client, 438);
+        }
+        challenge(&mut client, 438);
+        assert!(matches!(client.failure(), Some(TurnFailure::Refused { code: 438, .. })));
+    }
+}

@@ -1,0 +1,460 @@
+//! A miniature TURN server with faults that are known in advance. Speaks just enough RFC 8656
+//! over IPv4 loopback for one client implementation; judges credentials, counts, and damages the
+//! way from client to peer.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use md5::Digest as _;
+use relay_common::wire::Demux;
+use relay_common::wire::attribute::{self, AttributeType as A};
+use relay_common::wire::channel_data::{ChannelData, ChannelNumber, ChannelRange};
+use relay_common::wire::stun::{Class, Fingerprint, Message, Method, TransactionId};
+use relay_common::wire::writer::MessageWriter;
+
+/// Receive buffer asked of the kernel, so that a busy machine does not lose packets by itself.
+const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
+const REALM: &[u8] = b"test.example";
+
+/// What happens to application data from client to peer. `nth`: to every nth packet.
+#[derive(Clone, Copy, Default)]
+pub(crate) enum Faults {
+    /// Nothing.
+    #[default]
+    None,
+    /// It vanishes.
+    Drop { nth: u64 },
+    /// It goes twice.
+    Duplicate { nth: u64 },
+    /// It goes behind the next packet of its allocation.
+    Reorder { nth: u64 },
+    /// One bit of it is flipped, another one each time.
+    Corrupt { nth: u64 },
+    /// Every packet waits.
+    Delay { time: Duration },
+    /// The server does nothing at all for some time, once, after so many packets.
+    StallOnce { after: u64, time: Duration },
+}
+
+/// How the server behaves.
+#[derive(Clone, Copy)]
+pub(crate) struct Manners {
+    /// What happens to application data.
+    pub(crate) faults: Faults,
+    /// LIFETIME of allocations; one that is not refreshed in time is gone.
+    pub(crate) lifetime_secs: u32,
+    /// How many requests a nonce is good for.
+    pub(crate) nonce_uses: u64,
+    /// The shared secret, instead of the user alice with the password north.
+    pub(crate) secret: Option<&'static str>,
+    /// More are refused with 486.
+    pub(crate) allocations_max: usize,
+    /// Peers are refused with 403.
+    pub(crate) denies_peers: bool,
+    /// Nothing is answered.
+    pub(crate) silent: bool,
+    /// Nothing is answered or relayed any more after so many packets.
+    pub(crate) dies_after: Option<u64>,
+}
+
+impl Default for Manners {
+    fn default() -> Self {
+        Self {
+            faults: Faults::None,
+            lifetime_secs: 600,
+            nonce_uses: 1000,
+            secret: None,
+            allocations_max: 100,
+            denies_peers: false,
+            silent: false,
+            dies_after: None,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    stop: AtomicBool,
+    left: AtomicU64,
+    requests: AtomicU64,
+    refreshes: AtomicU64,
+    stale: AtomicU64,
+    packets: AtomicU64,
+}
+
+/// A running server; it ends with the value.
+pub(crate) struct Server {
+    addr: SocketAddr,
+    counts: Arc<Counts>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Server {
+    pub(crate) fn start(manners: Manners) -> Self {
+        let socket = open();
+        let addr = socket.local_addr().unwrap();
+        let counts = Arc::new(Counts::default());
+        let mut state = State {
+            manners,
+            socket,
+            counts: Arc::clone(&counts),
+            allocations: HashMap::new(),
+            delayed: BinaryHeap::new(),
+            packets: 0,
+            nonce: 1,
+            nonce_used: 0,
+        };
+        let thread = std::thread::spawn(move || state.run());
+        Self { addr, counts, thread: Mutex::new(Some(thread)) }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub(crate) fn allocations_left(&self) -> u64 {
+        self.counts.left.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn requests(&self) -> u64 {
+        self.counts.requests.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn refreshes(&self) -> u64 {
+        self.counts.refreshes.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn stale_nonces(&self) -> u64 {
+        self.counts.stale.load(Ordering::SeqCst)
+    }
+
+    /// Waits until so many packets came from clients.
+    pub(crate) fn await_packets(&self, count: u64) {
+        for _ in 0..10_000 {
+            if self.counts.packets.load(Ordering::SeqCst) >= count {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("no {count} packets in 10 s");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.counts.stop.store(true, Ordering::SeqCst);
+        let thread = self.thread.lock().unwrap().take().unwrap();
+        if thread.join().is_err() && !std::thread::panicking() {
+            panic!("the test's server panicked");
+        }
+    }
+}
+
+struct Allocation {
+    socket: UdpSocket,
+    peer: Option<SocketAddr>,
+    channel: Option<ChannelNumber>,
+    deadline: Instant,
+    packets: u64,
+    held: Option<Vec<u8>>,
+}
+
+/// When it goes on, its number, whose it is, and what it carries.
+type Delayed = (Instant, u64, SocketAddr, Vec<u8>);
+
+struct State {
+    manners: Manners,
+    socket: UdpSocket,
+    counts: Arc<Counts>,
+    allocations: HashMap<SocketAddr, Allocation>,
+    delayed: BinaryHeap<Reverse<Delayed>>,
+    packets: u64,
+    nonce: u64,
+    nonce_used: u64,
+}
+
+impl State {
+    fn run(&mut self) {
+        let mut buffer = [0; 2048];
+        while !self.counts.stop.load(Ordering::SeqCst) {
+            let mut idle = true;
+            while let Some((length, client)) = receive(&self.socket, &mut buffer) {
+                idle = false;
+                self.take_from_client(client, &mut buffer[..length]);
+            }
+            idle &= !self.take_from_peers(&mut buffer);
+            while self.delayed.peek().is_some_and(|Reverse((at, ..))| *at <= Instant::now()) {
+                let Reverse((_, _, client, payload)) = self.delayed.pop().unwrap();
+                self.to_peer(client, &payload);
+            }
+            let now = Instant::now();
+            self.allocations.retain(|_, allocation| allocation.deadline > now);
+            self.counts.left.store(self.allocations.len() as u64, Ordering::SeqCst);
+            if idle {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        }
+    }
+
+    fn dead(&self) -> bool {
+        self.manners.dies_after.is_some_and(|after| self.packets > after)
+    }
+
+    fn take_from_client(&mut self, client: SocketAddr, datagram: &mut [u8]) {
+        match Demux::of(datagram) {
+            Demux::ChannelData => {
+                let data = ChannelData::parse(datagram, ChannelRange::Rfc8656).unwrap();
+                let Some(allocation) = self.allocations.get(&client) else { return };
+                if allocation.channel == Some(data.number) {
+                    self.data(client, datagram[data.payload].to_vec());
+                }
+            }
+            Demux::Stun => {
+                let message = Message::parse(datagram).unwrap();
+                if message.class() == Class::Indication {
+                    assert_eq!(message.method(), Method::SEND);
+                    let peer = address(&message, A::XOR_PEER_ADDRESS);
+                    let Some(allocation) = self.allocations.get(&client) else { return };
+                    if allocation.peer == peer {
+                        self.data(client, message.attribute(A::DATA).unwrap().to_vec());
+                    }
+                    return;
+                }
+                assert_eq!(message.class(), Class::Request);
+                assert_eq!(message.fingerprint(), Fingerprint::Valid);
+                self.counts.requests.fetch_add(1, Ordering::SeqCst);
+                if !self.manners.silent && !self.dead() {
+                    let answer = self.answer(client, &message);
+                    self.socket.send_to(&answer, client).unwrap();
+                }
+            }
+            Demux::Other => panic!("neither STUN nor ChannelData"),
+        }
+    }
+
+    fn data(&mut self, client: SocketAddr, mut payload: Vec<u8>) {
+        self.packets += 1;
+        self.counts.packets.store(self.packets, Ordering::SeqCst);
+        if self.dead() {
+            return;
+        }
+        let count = self.packets;
+        match self.manners.faults {
+            Faults::Drop { nth } if count.is_multiple_of(nth) => return,
+            Faults::Duplicate { nth } if count.is_multiple_of(nth) => {
+                self.to_peer(client, &payload);
+            }
+            Faults::Reorder { nth } => {
+                let allocation = self.allocations.get_mut(&client).unwrap();
+                allocation.packets += 1;
+                if allocation.packets % nth == 1 {
+                    allocation.held = Some(payload);
+                    return;
+                }
+                let held = allocation.held.take();
+                self.to_peer(client, &payload);
+                if let Some(held) = held {
+                    self.to_peer(client, &held);
+                }
+                return;
+            }
+            Faults::Corrupt { nth } if count.is_multiple_of(nth) => {
+                // Everything but the bit that says that the peer has turned the packet round.
+                let bit = usize::try_from(count / nth).unwrap() * 13 % (28 * 8);
+                payload[bit / 8] ^= 1 << (bit % 8);
+            }
+            Faults::Delay { time } => {
+                self.delayed.push(Reverse((Instant::now() + time, count, client, payload)));
+                return;
+            }
+            Faults::StallOnce { after, time } if count == after => std::thread::sleep(time),
+            Faults::None
+            | Faults::Drop { .. }
+            | Faults::Duplicate { .. }
+            | Faults::Corrupt { .. }
+            | Faults::StallOnce { .. } => {}
+        }
+        self.to_peer(client, &payload);
+    }
+
+    fn to_peer(&self, client: SocketAddr, payload: &[u8]) {
+        let Some(allocation) = self.allocations.get(&client) else { return };
+        allocation.socket.send_to(payload, allocation.peer.unwrap()).unwrap();
+    }
+
+    /// Whether there was anything.
+    fn take_from_peers(&self, buffer: &mut [u8]) -> bool {
+        let mut any = false;
+        for (client, allocation) in &self.allocations {
+            while let Some((length, from)) = receive(&allocation.socket, buffer) {
+                any = true;
+                if self.dead() || Some(from) != allocation.peer {
+                    continue;
+                }
+                let payload = &buffer[..length];
+                let datagram = match allocation.channel {
+                    Some(number) => {
+                        let header = ChannelData::header(number, u16::try_from(length).unwrap());
+                        [&header, payload].concat()
+                    }
+                    None => write(Class::Indication, Method::DATA, TransactionId([5; 12]), |w| {
+                        w.xor_address(A::XOR_PEER_ADDRESS, from);
+                        w.attribute(A::DATA, payload);
+                    }),
+                };
+                self.socket.send_to(&datagram, client).unwrap();
+            }
+        }
+        any
+    }
+
+    fn answer(&mut self, client: SocketAddr, request: &Message<'_>) -> Vec<u8> {
+        let Some(key) = self.authenticate(request) else { return self.refuse(request, 401, "Who") };
+        if request.attribute(A::NONCE) != Some(self.nonce.to_string().as_bytes()) {
+            self.counts.stale.fetch_add(1, Ordering::SeqCst);
+            return self.refuse(request, 438, "Stale Nonce");
+        }
+        self.nonce_used += 1;
+        if self.nonce_used == self.manners.nonce_uses {
+            self.nonce += 1;
+            self.nonce_used = 0;
+        }
+        let (transaction, method) = (request.transaction_id(), request.method());
+        if method != Method::ALLOCATE && !self.allocations.contains_key(&client) {
+            return self.refuse(request, 437, "Allocation Mismatch");
+        }
+        let lifetime = request.attribute(A::LIFETIME).and_then(attribute::number);
+        let lifetime = lifetime.unwrap_or(self.manners.lifetime_secs);
+        let deadline = Instant::now() + Duration::from_secs(lifetime.into());
+        let mut relayed = None;
+        match method {
+            Method::ALLOCATE => {
+                assert_eq!(request.attribute(A::REQUESTED_TRANSPORT), Some(&[17, 0, 0, 0][..]));
+                if self.allocations.len() == self.manners.allocations_max {
+                    return self.refuse(request, 486, "Quota");
+                }
+                let socket = open();
+                relayed = Some(socket.local_addr().unwrap());
+                let fresh = Allocation {
+                    socket,
+                    peer: None,
+                    channel: None,
+                    deadline,
+                    packets: 0,
+                    held: None,
+                };
+                self.allocations.insert(client, fresh);
+            }
+            Method::REFRESH => {
+                self.counts.refreshes.fetch_add(1, Ordering::SeqCst);
+                self.allocations.get_mut(&client).unwrap().deadline = deadline;
+                if lifetime == 0 {
+                    self.allocations.remove(&client);
+                }
+            }
+            Method::CREATE_PERMISSION | Method::CHANNEL_BIND => {
+                if self.manners.denies_peers {
+                    return self.refuse(request, 403, "Forbidden");
+                }
+                let allocation = self.allocations.get_mut(&client).unwrap();
+                allocation.peer = address(request, A::XOR_PEER_ADDRESS);
+                if method == Method::CHANNEL_BIND {
+                    let number = request.attribute(A::CHANNEL_NUMBER).unwrap();
+                    let number = attribute::channel_number(number).unwrap();
+                    allocation.channel = ChannelNumber::new(number, ChannelRange::Rfc8656);
+                    assert!(allocation.channel.is_some());
+                }
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+        self.counts.left.store(self.allocations.len() as u64, Ordering::SeqCst);
+        write(Class::Success, method, transaction, |w| {
+            if let Some(relayed) = relayed {
+                w.xor_address(A::XOR_RELAYED_ADDRESS, relayed);
+                w.xor_address(A::XOR_MAPPED_ADDRESS, client);
+            }
+            w.number(A::LIFETIME, lifetime);
+            w.integrity(|header, body| hmac(&key, &[header, body]));
+        })
+    }
+
+    /// The key of a request with the right MESSAGE-INTEGRITY.
+    fn authenticate(&self, request: &Message<'_>) -> Option<[u8; 16]> {
+        let username = request.attribute(A::USERNAME)?;
+        let password = match self.manners.secret {
+            Some(secret) => {
+                let expiry = std::str::from_utf8(username).ok()?.split_once(':')?.0;
+                let expiry = Duration::from_secs(expiry.parse().ok()?);
+                assert!(std::time::UNIX_EPOCH.elapsed().unwrap() < expiry, "not expired");
+                base64::engine::general_purpose::STANDARD
+                    .encode(hmac(secret.as_bytes(), &[username]))
+            }
+            None if username == b"alice" => "north".to_owned(),
+            None => return None,
+        };
+        let secret = [username, b":", REALM, b":", password.as_bytes()].concat();
+        let key: [u8; 16] = md5::Md5::digest(secret).into();
+        let integrity = request.integrity()?;
+        (hmac(&key, &[&integrity.header, integrity.body]) == *integrity.mac).then_some(key)
+    }
+
+    fn refuse(&self, request: &Message<'_>, code: u16, reason: &str) -> Vec<u8> {
+        write(Class::Error, request.method(), request.transaction_id(), |w| {
+            w.error_code(code, reason);
+            w.attribute(A::REALM, REALM);
+            w.attribute(A::NONCE, self.nonce.to_string().as_bytes());
+        })
+    }
+}
+
+fn open() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES).unwrap();
+    socket
+}
+
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
+    match socket.recv_from(buffer) {
+        Ok(received) => Some(received),
+        Err(error)
+            if error.kind() == ErrorKind::WouldBlock
+                || error.kind() == ErrorKind::ConnectionRefused =>
+        {
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn write(
+    class: Class,
+    method: Method,
+    transaction: TransactionId,
+    attributes: impl FnOnce(&mut MessageWriter<'_>),
+) -> Vec<u8> {
+    let mut buffer = vec![0; 2048];
+    let mut writer = MessageWriter::new(&mut buffer, class, method, transaction);
+    attributes(&mut writer);
+    let length = writer.finish().unwrap();
+    buffer.truncate(length);
+    buffer
+}
+
+fn address(message: &Message<'_>, kind: A) -> Option<SocketAddr> {
+    attribute::xor_address(message.attribute(kind)?, message.transaction_id())
+}
+
+fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 20] {
+    let mut mac = Hmac::<sha1::Sha1>::new_from_slice(key).unwrap();
+    parts.iter().for_each(|part| mac.update(part));
+    mac.finalize().into_bytes().into()
+}
