@@ -1,0 +1,58 @@
+//! Turnpike's developer commands: `cargo xtask VERB`, one file per verb.
+//! Owns the command line. Holds no product logic: it builds, starts and checks the product.
+
+#![forbid(unsafe_code)]
+
+mod apt;
+mod build;
+mod credentials;
+mod dev_config;
+mod host;
+mod run;
+mod tally;
+mod test;
+mod tidy;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Build, run and check Turnpike.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Set up everything, build, and start a relay with a safe development configuration
+    Run(run::Args),
+    /// Install what the tests need and run all of them
+    Test(test::Args),
+    /// Build the kernel object and the binaries that embed it
+    Build(build::Args),
+    /// Find (or get) a toolchain that can build the kernel object
+    Toolchain(toolchain::Args),
+    /// Check the house rules that the compiler cannot check
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Run(args) => run::main(args),
+        Verb::Test(args) => test::main(&args),
+        Verb::Build(args) => build::main(&args),
+        Verb::Toolchain(args) => toolchain::main(&args),
+        Verb::Tidy => tidy::main(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
