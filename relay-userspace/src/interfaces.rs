@@ -3,12 +3,21 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use tokio::time::sleep;
 
 use crate::datapath::Interface;
+
+/// How often addresses that are still being checked for duplicates are looked at again.
+const CHECK_INTERVAL: Duration = Duration::from_millis(300);
+/// How often at most: the check takes a second or two.
+const CHECKS_MAX: u32 = 10;
 
 /// An interface and what it carries.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,7 +26,11 @@ pub(crate) struct Carrier {
     pub(crate) interface: Interface,
     /// Whether it is a loopback.
     pub(crate) is_loopback: bool,
-    /// Its addresses, without IPv6 link-local ones.
+    /// Whether a default route leaves by it: it leads outside, as bridges to containers and
+    /// virtual machines do not.
+    pub(crate) is_outward: bool,
+    /// Its addresses, without those that nobody can count on: IPv6 link-local, temporary,
+    /// deprecated and duplicate ones.
     pub(crate) addresses: Vec<IpAddr>,
 }
 
@@ -54,7 +67,21 @@ impl Interfaces {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         let connection = tokio::spawn(connection);
         let links: Vec<_> = handle.link().get().execute().try_collect().await?;
-        let addresses: Vec<_> = handle.address().get().execute().try_collect().await?;
+        let mut addresses: Vec<AddressMessage> = Vec::new();
+        for _ in 0..CHECKS_MAX {
+            addresses = handle.address().get().execute().try_collect().await?;
+            if !addresses.iter().any(is_being_checked) {
+                break;
+            }
+            sleep(CHECK_INTERVAL).await;
+        }
+        let mut outward = BTreeSet::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut every = RouteMessage::default();
+            every.header.address_family = family;
+            let routes: Vec<_> = handle.route().get(every).execute().try_collect().await?;
+            outward.extend(routes.iter().filter_map(default_route));
+        }
         connection.abort();
         let mut carriers = Vec::new();
         for link in links {
@@ -67,10 +94,37 @@ impl Interfaces {
             carriers.push(Carrier {
                 interface: Interface { name: name.unwrap_or_default(), index },
                 is_loopback: link.header.flags.contains(LinkFlags::Loopback),
-                addresses: mine.filter_map(|address| usable(&address.attributes)).collect(),
+                is_outward: outward.contains(&index),
+                addresses: mine.filter_map(usable).collect(),
             });
         }
         Ok(Self(carriers))
+    }
+
+    /// Every address of this machine.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.0.iter().flat_map(|carrier| &carrier.addresses).copied()
+    }
+
+    /// The addresses that peers can be expected to reach when clients are listened to on `listen`:
+    /// the ones that are named, and for a wildcard those of the interfaces that lead outside.
+    /// Loopback only when there is nothing else.
+    pub(crate) fn reachable(&self, listen: &[SocketAddr]) -> Vec<IpAddr> {
+        let any_outward = self.0.iter().any(|carrier| carrier.is_outward);
+        let leads_outside =
+            |carrier: &&Carrier| !carrier.is_loopback && (carrier.is_outward || !any_outward);
+        let mut all = BTreeSet::new();
+        for ip in listen.iter().map(SocketAddr::ip) {
+            if ip.is_unspecified() {
+                let outside = self.0.iter().filter(leads_outside);
+                let outside = outside.flat_map(|carrier| &carrier.addresses);
+                all.extend(outside.filter(|other| other.is_ipv4() == ip.is_ipv4()));
+            } else {
+                all.insert(ip);
+            }
+        }
+        let outside: Vec<IpAddr> = all.iter().copied().filter(|ip| !ip.is_loopback()).collect();
+        if outside.is_empty() { all.into_iter().collect() } else { outside }
     }
 
     /// Replaces wildcards by every address of their family.
@@ -115,15 +169,46 @@ impl Interfaces {
     }
 }
 
-/// The address of an interface; link-local ones are nobody's relay.
-fn usable(attributes: &[AddressAttribute]) -> Option<IpAddr> {
+/// Whether IPv6 duplicate address detection still runs: binding would fail.
+fn is_being_checked(address: &AddressMessage) -> bool {
+    flags(address).contains(AddressFlags::Tentative)
+        && !flags(address).contains(AddressFlags::Dadfailed)
+}
+
+fn flags(address: &AddressMessage) -> AddressFlags {
+    let wide = address.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    wide.unwrap_or(AddressFlags::empty())
+}
+
+/// The egress interface of a default route.
+fn default_route(route: &RouteMessage) -> Option<u32> {
+    if route.header.destination_prefix_length != 0 || route.header.kind != RouteType::Unicast {
+        return None;
+    }
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}
+
+/// The address of an interface, if somebody can count on it.
+fn usable(address: &AddressMessage) -> Option<IpAddr> {
+    let attributes = &address.attributes;
     let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| attributes.iter().find_map(wanted);
     // On a point-to-point link `Address` is the other end, and `Local` is ours.
     let local = find(|a| if let AddressAttribute::Local(ip) = a { Some(*ip) } else { None });
-    let address = find(|a| if let AddressAttribute::Address(ip) = a { Some(*ip) } else { None });
-    local.or(address).filter(|ip| match ip {
+    let other = find(|a| if let AddressAttribute::Address(ip) = a { Some(*ip) } else { None });
+    // `Secondary` means temporary on IPv6, and nothing of the kind on IPv4.
+    let passing = AddressFlags::Secondary
+        | AddressFlags::Tentative
+        | AddressFlags::Dadfailed
+        | AddressFlags::Deprecated;
+    local.or(other).filter(|ip| match ip {
         IpAddr::V4(_) => true,
-        IpAddr::V6(ip) => !ip.is_unicast_link_local(),
+        IpAddr::V6(ip) => !ip.is_unicast_link_local() && !flags(address).intersects(passing),
     })
 }
 
@@ -135,6 +220,7 @@ mod tests {
         let carrier = |name: &str, index, is_loopback, addresses: &[&str]| Carrier {
             interface: Interface { name: name.into(), index },
             is_loopback,
+            is_outward: name == "eth0",
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
         };
         Interfaces(vec![
@@ -152,6 +238,21 @@ mod tests {
         let v6 = ["[::1]:3478", "[2001:db8::1]:3478"];
         assert_eq!(expanded("[::]:3478"), v6.map(|a| a.parse::<SocketAddr>().unwrap()));
         assert_eq!(expanded("198.51.100.1:1"), ["198.51.100.1:1".parse().unwrap()]);
+    }
+
+    #[test]
+    fn peers_reach_named_addresses_and_for_a_wildcard_those_that_lead_outside() {
+        let reachable = |machine: &Interfaces, listen: &[&str]| {
+            let listen: Vec<SocketAddr> = listen.iter().map(|a| a.parse().unwrap()).collect();
+            machine.reachable(&listen).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(reachable(&machine(), &["0.0.0.0:1"]), ["192.0.2.1"], "not eth1's");
+        assert_eq!(reachable(&machine(), &["[::]:1"]), ["2001:db8::1"]);
+        assert_eq!(reachable(&machine(), &["192.0.2.9:1", "127.0.0.1:1"]), ["192.0.2.9"]);
+        assert_eq!(reachable(&machine(), &["127.0.0.1:1"]), ["127.0.0.1"], "nothing else");
+        let mut island = machine();
+        island.0.iter_mut().for_each(|carrier| carrier.is_outward = false);
+        assert_eq!(reachable(&island, &["0.0.0.0:1"]), ["192.0.2.1", "192.0.2.9"]);
     }
 
     #[test]

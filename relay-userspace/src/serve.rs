@@ -18,7 +18,7 @@ use relay_turn::{Credentials, Limits, Policy, RelayAddress, Turn};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tracing::{info, warn};
 
 use crate::admin::Admin;
@@ -39,6 +39,8 @@ const DESCRIPTORS_SPARE: u64 = 512;
 struct Place {
     listen: Vec<SocketAddr>,
     relays: Vec<IpAddr>,
+    /// Every other address of the machine.
+    others: Vec<IpAddr>,
     interfaces: Vec<Interface>,
 }
 
@@ -59,7 +61,9 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
 
     let admin = config.metrics_listen.map(Admin::bind).transpose()?;
     let kernel = load_kernel(&config, &place)?;
-    let shards = start_shards(&config, &place, kernel.as_ref().map(|(kernel, _)| kernel))?;
+    let (ended, mut shard_ended) = unbounded_channel();
+    let kernel_ref = kernel.as_ref().map(|(kernel, _)| kernel);
+    let shards = start_shards(&config, &place, kernel_ref, &ended)?;
     let userspace = match &kernel {
         Some(_) => Vec::new(),
         None => place.interfaces.clone(),
@@ -69,11 +73,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
         if let Some(log) = kernel.take_log() {
             tokio::spawn(datapath::forward_log(log));
         }
-        tokio::spawn(async move {
-            if let Err(error) = datapath::follow(kernel, changes).await {
-                warn!(%error, "next hops are no longer followed: new ones stay in userspace");
-            }
-        });
+        tokio::spawn(datapath::follow(kernel, changes));
     }
     let metrics = admin.map(|admin| {
         let exporter = Exporter::new(Process {
@@ -92,14 +92,19 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     }
     info!(datapath = relay.mode().name(), shards = relay.shards(), "ready");
 
-    tokio::select! {
-        _ = interrupt.recv() => info!("SIGINT: stopping"),
-        _ = terminate.recv() => info!("SIGTERM: stopping"),
-    }
+    let lost = tokio::select! {
+        _ = interrupt.recv() => { info!("SIGINT: stopping"); None }
+        _ = terminate.recv() => { info!("SIGTERM: stopping"); None }
+        index = shard_ended.recv() => index,
+    };
     if let Some(metrics) = metrics {
         metrics.abort();
     }
     relay.close();
+    if let Some(index) = lost {
+        // Its 5-tuples would find other shards that know nothing of them: better all start anew.
+        bail!("shard {index} ended by itself; the log says why");
+    }
     info!("stopped");
     Ok(())
 }
@@ -111,21 +116,18 @@ async fn place(config: &Config) -> anyhow::Result<Place> {
         bail!("[listen] udp: this machine has no address that the wildcards could stand for");
     }
     let relays = if config.relay.addresses.is_empty() {
-        default_relays(&listen)
+        interfaces.reachable(&config.listen_udp)
     } else {
         config.relay.addresses.clone()
     };
-    let mut carried: Vec<IpAddr> = listen.iter().map(SocketAddr::ip).collect();
+    // What a wildcard also stands for (bridges, tunnels) is listened to, but needs no XDP.
+    let mut carried = interfaces.reachable(&config.listen_udp);
     carried.extend(&relays);
-    let interfaces = interfaces.select(&config.datapath.interfaces, &carried)?;
-    Ok(Place { listen, relays, interfaces })
-}
-
-/// The listening addresses; loopback only when there is nothing else.
-fn default_relays(listen: &[SocketAddr]) -> Vec<IpAddr> {
-    let all: BTreeSet<IpAddr> = listen.iter().map(SocketAddr::ip).collect();
-    let outside: Vec<IpAddr> = all.iter().copied().filter(|ip| !ip.is_loopback()).collect();
-    if outside.is_empty() { all.into_iter().collect() } else { outside }
+    let selected = interfaces.select(&config.datapath.interfaces, &carried)?;
+    let listening = listen.iter().map(SocketAddr::ip);
+    let others: BTreeSet<IpAddr> = interfaces.addresses().chain(listening).collect();
+    let others = others.into_iter().filter(|ip| !relays.contains(ip)).collect();
+    Ok(Place { listen, relays, others, interfaces: selected })
 }
 
 /// Binds everything once, alone: SO_REUSEPORT would let a second server share our ports silently.
@@ -186,8 +188,7 @@ fn load_kernel(config: &Config, place: &Place) -> anyhow::Result<Option<KernelAn
     let mut listen_ports: Vec<u16> = place.listen.iter().map(SocketAddr::port).collect();
     listen_ports.sort_unstable();
     listen_ports.dedup();
-    let mut own: Vec<IpAddr> = place.relays.clone();
-    own.extend(place.listen.iter().map(SocketAddr::ip));
+    let own = place.relays.iter().chain(&place.others).copied().collect();
     let settings = Settings {
         object: config.datapath.object.as_deref(),
         interfaces: place.interfaces.clone(),
@@ -218,34 +219,42 @@ fn start_shards(
     config: &Config,
     place: &Place,
     kernel: Option<&Arc<Kernel>>,
+    ended: &UnboundedSender<u32>,
 ) -> anyhow::Result<(Vec<ShardHandle>, Vec<thread::JoinHandle<()>>)> {
     let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let wanted = config.shards.map_or(cpus, |shards| usize::from(shards.get()));
+    let wanted = wanted.min(config.limits.allocations_max as usize);
     let slices = port_slices(&config.relay.ports, wanted);
     let count = u32::try_from(slices.len()).context("shards")?;
-    let allocations_max = (config.limits.allocations_max / count).max(1);
     let nonce_key = random()?;
     // All sockets of an address exist before the first receives: SO_REUSEPORT chooses by their
     // number, and a 5-tuple must stay on its shard.
     let mut listeners = bind_listeners(place, slices.len())?;
     let (ready, started) = mpsc::channel();
     let (mut shards, mut threads) = (Vec::new(), Vec::new());
+    let mut slot_base = 0;
     for (index, ports) in (0..count).zip(slices) {
-        let turn = Turn::new(turn_config(config, place, ports, allocations_max, nonce_key)?);
+        let share = Share { ports, index, count };
+        let turn_config = turn_config(config, place, share, nonce_key)?;
+        let allocations_max = turn_config.limits.allocations_max;
         let wake = eventfd(0, EventfdFlags::CLOEXEC).context("eventfd")?;
         let (commands, receiver) = mpsc::channel();
         let parts = shard::Parts {
-            turn,
+            turn: Turn::new(turn_config),
             listeners: std::mem::take(&mut listeners[index as usize]),
             kernel: kernel.cloned(),
-            slot_base: index * allocations_max,
+            slot_base,
             commands: receiver,
             wake: wake.try_clone().context("eventfd")?,
         };
-        let ready = ready.clone();
+        slot_base += allocations_max;
+        let (ready, ended) = (ready.clone(), Ended(index, ended.clone()));
         let thread = thread::Builder::new()
             .name(format!("shard-{index}"))
-            .spawn(move || shard::run(parts, ready))
+            .spawn(move || {
+                let _ended = ended;
+                shard::run(parts, ready);
+            })
             .context("starting a shard")?;
         shards.push(ShardHandle::new(commands, wake));
         threads.push(thread);
@@ -254,13 +263,37 @@ fn start_shards(
     for _ in 0..count {
         started.recv().context("a shard ended while starting")?.map_err(|error| {
             anyhow!(
-                "io_uring: {error}: Turnpike needs Linux 6.0 or later, and io_uring allowed \
+                "io_uring: {error}: Turnpike needs Linux 6.1 or later, and io_uring allowed \
                  (`sysctl kernel.io_uring_disabled` must be 0 or 1; containers need a seccomp \
                  profile that allows it)"
             )
         })?;
     }
     Ok((shards, threads))
+}
+
+/// Tells that a shard's thread ended, however it did.
+struct Ended(u32, UnboundedSender<u32>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // Nobody listens any more when the relay itself ends.
+        let _ = self.1.send(self.0);
+    }
+}
+
+/// What one shard gets of the whole.
+struct Share {
+    ports: std::ops::RangeInclusive<u16>,
+    index: u32,
+    count: u32,
+}
+
+impl Share {
+    /// A part of a number, so that all parts add up to it.
+    const fn of(&self, whole: u32) -> u32 {
+        whole / self.count + (self.index < whole % self.count) as u32
+    }
 }
 
 /// For each shard a socket on every listening address.
@@ -301,8 +334,7 @@ fn port_slices(
 fn turn_config(
     config: &Config,
     place: &Place,
-    ports: std::ops::RangeInclusive<u16>,
-    allocations_max: u32,
+    share: Share,
     nonce_key: [u8; 32],
 ) -> anyhow::Result<relay_turn::Config> {
     let users = config
@@ -320,18 +352,22 @@ fn turn_config(
         realm: config.realm.clone(),
         credentials: Credentials::new(users, secrets),
         relay_addresses: place.relays.iter().map(relay_address).collect(),
-        relay_ports: ports,
+        other_addresses: place.others.clone(),
+        relay_ports: share.ports.clone(),
         relay_ports_all: config.relay.ports.clone(),
         channel_range: channel_range(config),
         policy: Policy::new(config.peers.allow.clone(), config.peers.deny.clone()),
         limits: Limits {
-            allocations_max,
+            allocations_max: share.of(limits.allocations_max),
             permissions_per_allocation_max: limits.permissions_per_allocation_max as usize,
             channels_per_allocation_max: limits.channels_per_allocation_max as usize,
             lifetime_secs_default: limits.lifetime_secs_default,
             lifetime_secs_max: limits.lifetime_secs_max,
             nonce_secs: limits.nonce_secs,
-            unauthenticated_replies_per_sec: limits.unauthenticated_replies_per_sec,
+            // A source reaches every shard by changing its port.
+            unauthenticated_replies_per_sec: share
+                .of(limits.unauthenticated_replies_per_sec)
+                .max(1),
         },
         nonce_key,
         seed: random()?,
@@ -367,12 +403,10 @@ mod tests {
     }
 
     #[test]
-    fn loopback_relays_only_when_there_is_nothing_else() {
-        let relays = |listen: &[&str]| {
-            default_relays(&listen.iter().map(|a| a.parse().unwrap()).collect::<Vec<_>>())
-        };
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        assert_eq!(relays(&["127.0.0.1:1", "192.0.2.1:1", "192.0.2.1:2"]), [ip("192.0.2.1")]);
-        assert_eq!(relays(&["127.0.0.1:1"]), [ip("127.0.0.1")]);
+    fn shares_add_up() {
+        for (whole, count) in [(16_384, 3), (1, 1), (256, 64), (7, 4)] {
+            let shares = (0..count).map(|index| Share { ports: 0..=0, index, count }.of(whole));
+            assert_eq!(shares.sum::<u32>(), whole);
+        }
     }
 }

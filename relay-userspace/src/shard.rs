@@ -141,7 +141,9 @@ impl Shard {
     fn serve(&mut self, commands: &Receiver<Command>) -> io::Result<()> {
         loop {
             self.ring.wait(self.timeout())?;
-            self.closing.clear();
+            if self.ring.is_submitted() {
+                self.closing.clear();
+            }
             let now = clock::now();
             while let Some(event) = self.ring.next() {
                 match event {
@@ -153,9 +155,12 @@ impl Shard {
             if self.turn.deadline().is_some_and(|deadline| deadline <= now.monotonic_ns) {
                 self.handle(now, Input::Deadline);
             }
-            for token in std::mem::take(&mut self.stopped) {
-                if let Some((_, socket)) = self.origin(token) {
-                    self.ring.receive(token, socket);
+            // Without buffers it would only stop again; a send that completes brings one back.
+            if self.ring.has_buffers() {
+                for token in std::mem::take(&mut self.stopped) {
+                    if let Some((_, socket)) = self.origin(token) {
+                        self.ring.receive(token, socket);
+                    }
                 }
             }
             loop {
@@ -218,16 +223,16 @@ impl Shard {
             match output {
                 Output::Reply { five_tuple, bytes } => self.reply(&five_tuple, bytes),
                 Output::ToPeer { allocation, peer, payload } => {
-                    if let (Some(datagram), Some(socket)) =
-                        (datagram.take(), self.relay_socket(allocation))
+                    if let Some(socket) = self.relay_socket(allocation)
+                        && let Some(datagram) = datagram.take()
                     {
                         let frame = Frame { head: &[], payload, padding: 0 };
                         self.forward(socket, peer.socket(), datagram, &frame);
                     }
                 }
                 Output::ToClient { five_tuple, head, padding } => {
-                    if let (Some(datagram), Some(socket)) =
-                        (datagram.take(), self.listener_socket(five_tuple.server))
+                    if let Some(socket) = self.listener_socket(five_tuple.server)
+                        && let Some(datagram) = datagram.take()
                     {
                         let payload = 0..self.ring.bytes(&datagram).len();
                         let frame = Frame { head: head.as_slice(), payload, padding };

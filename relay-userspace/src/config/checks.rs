@@ -23,10 +23,8 @@ pub(super) fn addresses(
         reader.report(last, Fault::TooManyPorts { count: ports.len(), max: LISTEN_PORTS_MAX });
     }
     for addr in listen {
-        let (ip, port) = (addr.get_ref().ip(), addr.get_ref().port());
-        let is_same = |other: &IpAddr| *other == ip || is_wildcard_for(ip, *other);
-        let is_relay = relay.addresses.is_empty() || relay.addresses.iter().any(is_same);
-        if is_relay && relay.ports.contains(&port) {
+        // The kernel program tells the two sides apart by the port alone.
+        if relay.ports.contains(&addr.get_ref().port()) {
             let (first, last) = (*relay.ports.start(), *relay.ports.end());
             let listen = addr.get_ref().to_string();
             reader.report(addr, Fault::ListenInRelayed { listen, first, last });

@@ -66,8 +66,8 @@ pub(super) enum Fault {
     )]
     BadPorts(String),
     #[error(
-        "listening on {listen}, but its port is one of the relayed ports {first}-{last} of the \
-         same address; listen on another port or move `[relay] ports`"
+        "listening on {listen}, but its port is one of the relayed ports {first}-{last}; \
+         listen on another port or move `[relay] ports`"
     )]
     ListenInRelayed { listen: String, first: u16, last: u16 },
     #[error("{external} is not of the family of {relay}; map IPv4 to IPv4 and IPv6 to IPv6")]

@@ -323,11 +323,11 @@ fn sixteen_listening_ports_are_supported_and_seventeen_are_not() {
 }
 
 #[test]
-fn a_listening_port_is_no_relayed_port_of_the_same_address() {
+fn a_listening_port_is_no_relayed_port() {
     let clash = |addr: &str, place: &str| {
         format!(
             "t.toml:4:{place}: listening on {addr}, but its port is one of the relayed ports \
-             3000-4000 of the same address; listen on another port or move `[relay] ports`"
+             3000-4000; listen on another port or move `[relay] ports`"
         )
     };
     let relay = "[relay]\nports = \"3000-4000\"";
@@ -339,13 +339,8 @@ fn a_listening_port_is_no_relayed_port_of_the_same_address() {
         &format!("udp = [\"0.0.0.0:3478\"]\n{relay}\naddresses = [\"10.0.0.1\"]"),
         &clash("0.0.0.0:3478", "8"),
     );
-    for fine in [
-        "udp = [\"192.0.2.1:2999\", \"192.0.2.1:4001\"]\n[relay]\nports = \"3000-4000\"",
-        "udp = [\"192.0.2.1:3478\"]\n[relay]\nports = \"3000-4000\"\naddresses = [\"192.0.2.2\"]",
-        "udp = [\"[::]:3478\"]\n[relay]\nports = \"3000-4000\"\naddresses = [\"192.0.2.2\"]",
-    ] {
-        read(&format!("realm = \"r\"\nauth.secrets = [\"s\"]\n[listen]\n{fine}")).unwrap();
-    }
+    let fine = "udp = [\"192.0.2.1:2999\", \"192.0.2.1:4001\"]\n[relay]\nports = \"3000-4000\"";
+    read(&format!("realm = \"r\"\nauth.secrets = [\"s\"]\n[listen]\n{fine}")).unwrap();
 }
 
 #[test]

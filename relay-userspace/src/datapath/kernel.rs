@@ -100,6 +100,12 @@ struct Installed {
     to_client: (Ends, u32),
 }
 
+impl Installed {
+    const fn ends(&self) -> (Ends, Ends) {
+        (self.to_peer.0, self.to_client.0)
+    }
+}
+
 impl Kernel {
     /// Loads, configures and attaches. Changes of next hops are announced on `changes`.
     ///
@@ -159,11 +165,13 @@ impl Kernel {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Puts both routes of a binding into the kernel, or moves their deadlines. What cannot be
-    /// installed is counted, and relayed in userspace.
+    /// Puts both routes of a binding into the kernel, or moves their deadlines. What the kernel
+    /// does not do (from one family to the other, from this relay to itself) stays in userspace;
+    /// what does not fit does too, and is counted.
     pub(crate) fn install(&self, binding: &Binding, slot: u32) {
         let local = |ip: IpAddr| self.own.contains(&ip);
-        if local(binding.peer.ip()) || local(binding.five_tuple.client.ip()) {
+        let is_crossing = binding.five_tuple.client.family() != binding.peer.family();
+        if is_crossing || local(binding.peer.ip()) || local(binding.five_tuple.client.ip()) {
             return;
         }
         self.lock().install(binding, slot);
@@ -238,25 +246,21 @@ impl Inner {
     fn install(&mut self, binding: &Binding, slot: u32) {
         let place = (binding.five_tuple, binding.number);
         let held = match self.installed.get(&place) {
-            Some(held) => *held,
-            None => match self.hold(binding) {
-                Some(held) => held,
-                None => return self.failed("no next hop is free"),
-            },
+            // Of another peer or relayed address: left by a shard that ended.
+            Some(held) if held.ends() != ends(binding) => {
+                self.release_both(*held);
+                self.installed.remove(&place);
+                None
+            }
+            held => held.copied(),
         };
-        let composed = RoutePair::compose(&route::Binding {
-            five_tuple: binding.five_tuple,
-            relayed: binding.relayed,
-            peer: binding.peer,
-            channel: binding.number,
-            slot,
-            epoch: EPOCH,
-            to_peer: leg(binding.client_to_peer_deadline_ns, held.to_peer),
-            to_client: leg(binding.peer_to_client_deadline_ns, held.to_client),
-        });
+        let held = match held.or_else(|| self.hold(binding)) {
+            Some(held) => held,
+            None => return self.failed("no next hop is free"),
+        };
         self.installed.insert(place, held);
-        let Some(pair) = composed else { return self.withdraw(binding) };
-        if let Err(error) = self.insert(&pair) {
+        let pair = RoutePair::compose(&routed(binding, slot, held));
+        if let Some(Err(error)) = pair.map(|pair| self.insert(&pair)) {
             self.withdraw(binding);
             self.failed(&error.to_string());
         }
@@ -279,16 +283,7 @@ impl Inner {
         let Some(held) = self.installed.remove(&(binding.five_tuple, binding.number)) else {
             return;
         };
-        let pair = RoutePair::compose(&route::Binding {
-            five_tuple: binding.five_tuple,
-            relayed: binding.relayed,
-            peer: binding.peer,
-            channel: binding.number,
-            slot: 0,
-            epoch: EPOCH,
-            to_peer: leg(0, held.to_peer),
-            to_client: leg(0, held.to_client),
-        });
+        let pair = RoutePair::compose(&routed(binding, 0, held));
         // A route that is not there is as good as one that was removed; the second is removed
         // whatever became of the first.
         match pair {
@@ -302,14 +297,17 @@ impl Inner {
             }
             None => {}
         }
+        self.release_both(held);
+    }
+
+    fn release_both(&mut self, held: Installed) {
         self.release(held.to_peer);
         self.release(held.to_client);
     }
 
     /// Takes hold of both next hops of a binding.
     fn hold(&mut self, binding: &Binding) -> Option<Installed> {
-        let towards_peer = (binding.relayed.ip(), binding.peer.ip());
-        let towards_client = (binding.five_tuple.server.ip(), binding.five_tuple.client.ip());
+        let (towards_peer, towards_client) = ends(binding);
         let to_peer = (towards_peer, self.acquire(towards_peer)?);
         match self.acquire(towards_client) {
             Some(index) => Some(Installed { to_peer, to_client: (towards_client, index) }),
@@ -358,8 +356,25 @@ fn sum(values: &PerCpuValues<Plain<Count>>) -> Count {
     })
 }
 
-fn leg(deadline_ns: u64, (_, next_hop): (Ends, u32)) -> Leg {
-    Leg { deadline_ns, next_hop }
+/// Towards the peer, and towards the client.
+fn ends(binding: &Binding) -> (Ends, Ends) {
+    let FiveTuple { server, client, .. } = binding.five_tuple;
+    ((binding.relayed.ip(), binding.peer.ip()), (server.ip(), client.ip()))
+}
+
+/// The binding with everything that its routes hold.
+fn routed(binding: &Binding, slot: u32, held: Installed) -> route::Binding {
+    let leg = |deadline_ns, (_, next_hop): (Ends, u32)| Leg { deadline_ns, next_hop };
+    route::Binding {
+        five_tuple: binding.five_tuple,
+        relayed: binding.relayed,
+        peer: binding.peer,
+        channel: binding.number,
+        slot,
+        epoch: EPOCH,
+        to_peer: leg(binding.client_to_peer_deadline_ns, held.to_peer),
+        to_client: leg(binding.peer_to_client_deadline_ns, held.to_client),
+    }
 }
 
 fn config_of(settings: &Settings<'_>) -> Config {

@@ -9,6 +9,7 @@ mod kernel;
 mod netlink;
 mod next_hops;
 mod pod;
+mod rtnl;
 
 pub(crate) use attach::{Interface, Mode};
 pub(crate) use error::DatapathError;

@@ -3,37 +3,41 @@
 //!
 //! A next hop is valid only while its route leaves by an attached interface and its neighbour's
 //! MAC address is known. Traffic that XDP relays does not refresh the kernel's neighbour table,
-//! so neighbours in use are asked for here.
+//! so neighbours in use are asked for here; nor do path MTUs make events, so routes in use are
+//! looked up again and again. Whatever goes wrong with netlink makes every next hop invalid until
+//! it is read anew: packets then go through userspace, never to a wrong place.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt};
 use relay_common::abi::{NEXT_HOP_VALID, NextHop};
+use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
-};
-use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracing::{debug, warn};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tracing::warn;
 
 use super::kernel::Kernel;
 use super::next_hops::{Change, Ends};
+use super::rtnl::{Questions, Via};
 
 /// How long route changes are gathered before everything is resolved anew.
 const SETTLE: Duration = Duration::from_millis(50);
-/// How often neighbours in use are asked for.
-const REFRESH: Duration = Duration::from_secs(15);
+/// How often a slice of the next hops in use is looked up again.
+const REFRESH: Duration = Duration::from_secs(1);
+/// Slices: each next hop is looked up again every fifteen seconds.
+const REFRESH_SLICES: u32 = 15;
+/// Pause before netlink is tried again after a failure.
+const RECONNECT: Duration = Duration::from_secs(1);
 
 type Mac = [u8; 6];
 
@@ -43,14 +47,6 @@ struct Link {
     mac: Mac,
     mtu: u32,
     is_up: bool,
-}
-
-/// How packets towards an address leave.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Via {
-    ifindex: u32,
-    gateway: IpAddr,
-    mtu: Option<u32>,
 }
 
 /// A next hop in use.
@@ -63,7 +59,6 @@ struct Hop {
 
 struct Follower {
     kernel: Arc<Kernel>,
-    handle: Handle,
     links: HashMap<u32, Link>,
     /// Those whose MAC address can be used.
     neighbours: HashMap<(u32, IpAddr), Mac>,
@@ -71,57 +66,13 @@ struct Follower {
 }
 
 /// Serves `changes` and the kernel's events until the relay ends.
-///
-/// # Errors
-/// The netlink socket cannot be opened.
-pub(crate) async fn follow(
-    kernel: Arc<Kernel>,
-    mut changes: UnboundedReceiver<Change>,
-) -> io::Result<()> {
-    let (connection, handle, mut events) = rtnetlink::new_multicast_connection(&[
-        MulticastGroup::Link,
-        MulticastGroup::Neigh,
-        MulticastGroup::Ipv4Route,
-        MulticastGroup::Ipv6Route,
-        MulticastGroup::Ipv4Rule,
-        MulticastGroup::Ipv6Rule,
-    ])?;
-    tokio::spawn(connection);
-    let mut follower = Follower {
-        kernel,
-        handle,
-        links: HashMap::new(),
-        neighbours: HashMap::new(),
-        hops: HashMap::new(),
-    };
-    follower.read_all().await;
-    let mut refresh = interval(REFRESH);
-    refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut settled: Option<Instant> = None;
-    loop {
-        let at = settled.unwrap_or_else(Instant::now);
-        tokio::select! {
-            change = changes.recv() => match change {
-                Some(change) => follower.change(change).await,
-                None => return Ok(()),
-            },
-            event = events.next() => match event {
-                Some((message, _)) => match follower.event(message) {
-                    Effect::None => {}
-                    Effect::Routes => settled = settled.or(Some(Instant::now() + SETTLE)),
-                    Effect::Lost => {
-                        follower.read_all().await;
-                        settled = Some(Instant::now());
-                    }
-                },
-                None => return Err(io::Error::other("the netlink connection ended")),
-            },
-            () = sleep_until(at), if settled.is_some() => {
-                settled = None;
-                follower.resolve_all().await;
-            }
-            _ = refresh.tick() => follower.refresh().await,
-        }
+pub(crate) async fn follow(kernel: Arc<Kernel>, mut changes: UnboundedReceiver<Change>) {
+    let (links, neighbours, hops) = Default::default();
+    let mut follower = Follower { kernel, links, neighbours, hops };
+    while let Err(error) = follower.session(&mut changes).await {
+        warn!(%error, "netlink: every next hop is resolved anew; userspace relays meanwhile");
+        follower.forget();
+        sleep(RECONNECT).await;
     }
 }
 
@@ -136,12 +87,69 @@ enum Effect {
 }
 
 impl Follower {
-    async fn change(&mut self, change: Change) {
+    /// One connection's worth of following; ends well when the relay does.
+    async fn session(&mut self, changes: &mut UnboundedReceiver<Change>) -> io::Result<()> {
+        let (connection, _handle, events) = rtnetlink::new_multicast_connection(&[
+            MulticastGroup::Link,
+            MulticastGroup::Neigh,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Rule,
+        ])?;
+        let connection = tokio::spawn(connection);
+        let questions = Questions::open()?;
+        let result = self.serve(changes, events, &questions).await;
+        connection.abort();
+        result
+    }
+
+    async fn serve(
+        &mut self,
+        changes: &mut UnboundedReceiver<Change>,
+        events: impl Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, impl Sized)>,
+        questions: &Questions,
+    ) -> io::Result<()> {
+        let mut events = std::pin::pin!(events);
+        self.read_all(questions).await?;
+        let mut refresh = interval(REFRESH);
+        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut slice = 0;
+        let mut settled = Some(Instant::now());
+        loop {
+            let at = settled.unwrap_or_else(Instant::now);
+            tokio::select! {
+                change = changes.recv() => match change {
+                    Some(change) => self.change(change, questions).await?,
+                    None => return Ok(()),
+                },
+                event = events.next() => match event.map(|(message, _)| self.event(message)) {
+                    Some(Effect::None) => {}
+                    Some(Effect::Routes) => settled = settled.or(Some(Instant::now() + SETTLE)),
+                    Some(Effect::Lost) => {
+                        self.read_all(questions).await?;
+                        settled = Some(Instant::now());
+                    }
+                    None => return Err(io::Error::other("the connection for events ended")),
+                },
+                () = sleep_until(at), if settled.is_some() => {
+                    settled = None;
+                    self.resolve_where(|_| true, questions).await?;
+                }
+                _ = refresh.tick() => {
+                    slice = (slice + 1) % REFRESH_SLICES;
+                    self.resolve_where(|index| index % REFRESH_SLICES == slice, questions).await?;
+                }
+            }
+        }
+    }
+
+    async fn change(&mut self, change: Change, questions: &Questions) -> io::Result<()> {
         match change {
             Change::Wanted { index, serial, ends } => {
                 let hop = Hop { serial, ends, via: None, written: NextHop::default() };
                 self.hops.insert(index, hop);
-                self.resolve(index).await;
+                self.resolve_where(|other| other == index, questions).await?;
             }
             Change::Dropped { index, serial } => {
                 if self.hops.get(&index).is_some_and(|hop| hop.serial == serial) {
@@ -149,6 +157,7 @@ impl Follower {
                 }
             }
         }
+        Ok(())
     }
 
     fn event(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) -> Effect {
@@ -182,14 +191,15 @@ impl Follower {
     }
 
     /// Reads links and neighbours from the start: at first, and after events were lost.
-    async fn read_all(&mut self) {
-        let links = collect(self.handle.link().get().execute()).await;
-        let neighbours = collect(self.handle.neighbours().get().execute()).await;
+    async fn read_all(&mut self, questions: &Questions) -> io::Result<()> {
+        let links = questions.links().await?;
+        let neighbours = questions.neighbours().await?;
         self.links.clear();
         self.neighbours.clear();
         links.iter().for_each(|link| self.link(link));
         neighbours.iter().for_each(|neighbour| self.neighbour(neighbour));
         self.write_where(|_| true);
+        Ok(())
     }
 
     fn link(&mut self, message: &LinkMessage) {
@@ -239,77 +249,37 @@ impl Follower {
         self.write_where(|via| (via.ifindex, via.gateway) == key);
     }
 
-    async fn resolve_all(&mut self) {
-        let indexes: Vec<u32> = self.hops.keys().copied().collect();
+    /// Looks the routes of some next hops up, and asks for their neighbours, each once. Those
+    /// that are fresh cost the kernel nothing.
+    async fn resolve_where(
+        &mut self,
+        concerned: impl Fn(u32) -> bool,
+        questions: &Questions,
+    ) -> io::Result<()> {
+        let indexes: Vec<u32> = self.hops.keys().copied().filter(|i| concerned(*i)).collect();
+        let mut asked = HashSet::new();
         for index in indexes {
-            self.resolve(index).await;
-        }
-    }
-
-    /// Asks for the route of a next hop, and for its neighbour if that is not known.
-    async fn resolve(&mut self, index: u32) {
-        let Some(hop) = self.hops.get(&index) else { return };
-        let via = self.route(hop.ends).await;
-        if let Some(hop) = self.hops.get_mut(&index) {
-            hop.via = via;
-        }
-        self.write(index);
-        if let Some(via) = via
-            && self.port(via.ifindex).is_some()
-            && !self.neighbours.contains_key(&(via.ifindex, via.gateway))
-        {
-            self.ask_for(via.ifindex, via.gateway).await;
-        }
-    }
-
-    /// How packets between these ends leave, as the kernel's own look-up says.
-    async fn route(&self, (local, remote): Ends) -> Option<Via> {
-        let request = match (local, remote) {
-            (IpAddr::V4(local), IpAddr::V4(remote)) => RouteMessageBuilder::<Ipv4Addr>::new()
-                .destination_prefix(remote, 32)
-                .source_prefix(local, 32)
-                .build(),
-            (IpAddr::V6(local), IpAddr::V6(remote)) => RouteMessageBuilder::<Ipv6Addr>::new()
-                .destination_prefix(remote, 128)
-                .source_prefix(local, 128)
-                .build(),
-            _ => return None,
-        };
-        let answer = self.handle.route().get(request).execute().boxed().try_next().await;
-        match answer {
-            Ok(route) => via(&route?, remote),
-            Err(error) => {
-                debug!(%error, "no route for a next hop");
-                None
+            let Some(ends) = self.hops.get(&index).map(|hop| hop.ends) else { continue };
+            let via = questions.route(ends).await?;
+            if let Some(hop) = self.hops.get_mut(&index) {
+                hop.via = via;
+            }
+            self.write(index);
+            if let Some(Via { ifindex, gateway, .. }) = via
+                && self.port(ifindex).is_some()
+                && asked.insert((ifindex, gateway))
+            {
+                questions.ask_for(ifindex, gateway).await?;
             }
         }
+        Ok(())
     }
 
-    /// Has the kernel resolve a neighbour, or confirm it.
-    async fn ask_for(&self, ifindex: u32, address: IpAddr) {
-        let request = self
-            .handle
-            .neighbours()
-            .add(ifindex, address)
-            .state(NeighbourState::None)
-            .flags(NeighbourFlags::Use)
-            .replace();
-        if let Err(error) = request.execute().await {
-            debug!(%error, "a neighbour cannot be asked for");
-        }
-    }
-
-    /// Asks for every neighbour in use: those that are fresh cost nothing.
-    async fn refresh(&mut self) {
-        let used: HashSet<(u32, IpAddr)> = self
-            .hops
-            .values()
-            .filter_map(|hop| hop.via.map(|via| (via.ifindex, via.gateway)))
-            .filter(|(ifindex, _)| self.port(*ifindex).is_some())
-            .collect();
-        for (ifindex, address) in used {
-            self.ask_for(ifindex, address).await;
-        }
+    /// Forgets everything read, so that every next hop becomes invalid.
+    fn forget(&mut self) {
+        self.links.clear();
+        self.neighbours.clear();
+        self.write_where(|_| true);
     }
 
     fn write_where(&mut self, concerned: impl Fn(&Via) -> bool) {
@@ -358,44 +328,7 @@ impl Follower {
     }
 }
 
-/// What a route look-up's answer says. `None`: the packets do not leave the machine.
-fn via(route: &RouteMessage, remote: IpAddr) -> Option<Via> {
-    if route.header.kind != RouteType::Unicast {
-        return None;
-    }
-    let mut via = Via { ifindex: 0, gateway: remote, mtu: None };
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => via.ifindex = *index,
-            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => via.gateway = IpAddr::V4(*ip),
-            RouteAttribute::Gateway(RouteAddress::Inet6(ip))
-            | RouteAttribute::Via(RouteVia::Inet6(ip)) => via.gateway = IpAddr::V6(*ip),
-            RouteAttribute::Via(RouteVia::Inet(ip)) => via.gateway = IpAddr::V4(*ip),
-            // Tunnels rewrite what leaves: not the fast path's business.
-            RouteAttribute::Encap(_) => return None,
-            RouteAttribute::Metrics(metrics) => {
-                via.mtu = metrics.iter().find_map(|metric| match metric {
-                    RouteMetric::Mtu(mtu) => Some(*mtu),
-                    _ => None,
-                });
-            }
-            _ => {}
-        }
-    }
-    (via.ifindex != 0).then_some(via)
-}
-
 /// A MAC address as words that lie in memory as it does.
 fn words([a, b, c, d, e, f]: Mac) -> [u16; 3] {
     [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)
-}
-
-async fn collect<T>(answers: impl Stream<Item = Result<T, rtnetlink::Error>> + Send) -> Vec<T> {
-    match answers.boxed().try_collect().await {
-        Ok(all) => all,
-        Err(error) => {
-            warn!(%error, "the kernel's network configuration cannot be read");
-            Vec::new()
-        }
-    }
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::UnboundedSender;
 /// From one of our addresses to somebody else's.
 pub(crate) type Ends = (IpAddr, IpAddr);
 
-/// Something that the resolver must know. At most two for each next hop are ever under way.
+/// Something that the resolver must know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Change {
     /// Find out how packets between these ends leave, and keep it true.

@@ -95,8 +95,8 @@ impl Ring {
     /// Sets up the instance; `wake` is an eventfd that ends a [`Ring::wait`].
     ///
     /// # Errors
-    /// The kernel is older than 6.0, or io_uring is forbidden (`kernel.io_uring_disabled`,
-    /// a seccomp filter), or memory is short.
+    /// The kernel is too old (multishot `recvmsg` came with 6.0), or io_uring is forbidden
+    /// (`kernel.io_uring_disabled`, a seccomp filter), or memory is short.
     pub(crate) fn new(wake: OwnedFd) -> io::Result<Self> {
         let uring = IoUring::builder()
             .setup_single_issuer()
@@ -122,6 +122,11 @@ impl Ring {
         ring.pool.register(&ring.uring.submitter())?;
         ring.arm_wake();
         Ok(ring)
+    }
+
+    /// Whether the kernel has a buffer to receive into. Without one, receiving stops at once.
+    pub(crate) fn has_buffers(&self) -> bool {
+        self.pool.has_free()
     }
 
     /// Starts receiving from a socket. Its owner keeps it open until [`Event::Stopped`], or
@@ -194,7 +199,8 @@ impl Ring {
     /// # Errors
     /// The kernel refused the submission; nothing can be done about it here.
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let pending = usize::from(self.uring.completion().is_empty());
+        let idle = self.completed.is_empty() && self.uring.completion().is_empty();
+        let pending = usize::from(idle);
         let result = match timeout {
             Some(timeout) => {
                 let timespec = Timespec::from(timeout);
@@ -211,6 +217,12 @@ impl Ring {
         let completed = self.uring.completion();
         self.completed.extend(completed.map(|c| (c.user_data(), c.result(), c.flags())));
         Ok(())
+    }
+
+    /// Whether the kernel has taken everything that was asked for: it looks up a descriptor's
+    /// number when it does.
+    pub(crate) fn is_submitted(&mut self) -> bool {
+        self.uring.submission().is_empty()
     }
 
     /// The next event of the last [`Ring::wait`].
@@ -281,7 +293,10 @@ impl Ring {
     }
 
     fn push_send(&mut self, socket: RawFd, slot: u64, message: *const libc::msghdr) {
+        // A full send buffer is a loss of this packet, as in any router. Waiting would let one
+        // client's unreachable peers hold every buffer.
         let entry = opcode::SendMsg::new(Fd(socket), message)
+            .flags(libc::MSG_DONTWAIT.cast_unsigned())
             .build()
             .user_data(KIND_SEND << KIND_SHIFT | slot);
         self.push(&entry);

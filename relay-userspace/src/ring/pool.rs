@@ -35,6 +35,8 @@ pub(super) struct Pool {
     entries: *mut BufRingEntry,
     data: *mut u8,
     tail: u16,
+    /// Buffers that userspace holds.
+    held: u16,
 }
 
 fn entries_layout() -> Layout {
@@ -57,7 +59,7 @@ impl Pool {
         if entries.is_null() || data.is_null() {
             handle_alloc_error(data_layout());
         }
-        Self { entries: entries.cast(), data, tail: 0 }
+        Self { entries: entries.cast(), data, tail: 0, held: BUFFERS }
     }
 
     /// Registers the ring and hands every buffer to the kernel.
@@ -74,13 +76,15 @@ impl Pool {
 
     /// The buffer that a completion names, which the kernel thereby gave up. Called once for each
     /// completion with a buffer, by `Ring` only.
-    pub(super) fn take(&self, id: u16) -> BufferId {
+    pub(super) fn take(&mut self, id: u16) -> BufferId {
         assert!(id < BUFFERS, "the kernel only knows ids below BUFFERS");
+        self.held += 1;
         BufferId(id)
     }
 
     /// Hands a buffer to the kernel again.
     pub(super) fn give_back(&mut self, BufferId(id): BufferId) {
+        self.held -= 1;
         let place = usize::from(self.tail & (BUFFERS - 1));
         // SAFETY: `place` is below `BUFFERS`. The kernel reads entries only up to the tail it
         // has seen, and at most `BUFFERS` are out, so it does not read this one until the store
@@ -95,6 +99,11 @@ impl Pool {
             let tail = AtomicU16::from_ptr(BufRingEntry::tail(self.entries).cast_mut());
             tail.store(self.tail, Ordering::Release);
         }
+    }
+
+    /// Whether the kernel has a buffer left.
+    pub(super) const fn has_free(&self) -> bool {
+        self.held < BUFFERS
     }
 
     /// The bytes of a held buffer.

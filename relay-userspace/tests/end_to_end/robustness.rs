@@ -22,6 +22,7 @@ use crate::wait;
 pub(crate) const TESTS: &[Test] = &[
     ("bad_input_by_native_xdp", &[Namespaces, Xdp, Clients], |rig| bad_input(rig, "native")),
     ("bad_input_by_userspace", &[Namespaces, Clients], |rig| bad_input(rig, "userspace")),
+    ("a_blocked_link_does_not_stall_the_relay", &[Namespaces, Clients], blocked_link),
     ("unknown_attributes_are_answered_with_420", &[Namespaces], unknown_attributes),
 ];
 
@@ -60,6 +61,25 @@ fn bad_input(rig: &Rig, mode: &'static str) {
     assert!(usize::try_from(sum).unwrap() > COUNT, "hardly any junk arrived: {dropped:?}");
     let log = relay.log();
     assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
+}
+
+/// A link that takes five packets a second fills the relayed sockets' send buffers. What does not
+/// fit is lost and counted; the shard's buffers stay free for everybody else.
+fn blocked_link(rig: &Rig) {
+    let topology = Topology::two_armed(None);
+    topology
+        .relay
+        .output("tc", "qdisc add dev peers root tbf rate 8kbit burst 3000 limit 64000000");
+    let relay =
+        Relay::start(rig, &topology.relay, &Plan { shards: 1, ..Plan::two_armed("userspace") });
+    let flood = Run { clients: 20, messages: 10_000, ..IPV4 };
+    let _flood = flood.start(&topology.client);
+    let lost = "turnpike_userspace_drops_total{reason=\"send_error\"}";
+    wait::until("packets do not fit", Duration::from_secs(40), || {
+        (relay.metrics().value(lost) > 500).then_some(())
+    });
+    let answer = ask(&topology.client, &binding(&[]));
+    assert_eq!(Message::parse(&answer).unwrap().class(), Class::Success);
 }
 
 fn unknown_attributes(rig: &Rig) {

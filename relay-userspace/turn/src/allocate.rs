@@ -70,7 +70,9 @@ impl Turn {
         }
         let (place, parity, tries_left) = match wish {
             Wish::New { family, parity } => {
-                (self.ports.take(&mut self.rng, family, parity), parity, OTHER_PORTS_MAX)
+                let server = five_tuple.server.ip();
+                let place = self.ports.take(&mut self.rng, family, parity, server);
+                (place, parity, OTHER_PORTS_MAX)
             }
             Wish::Reserved(token) => (self.redeem(request.now, token), Parity::Any, 0),
         };
@@ -200,7 +202,12 @@ impl Turn {
         let family = allocation.relayed.family();
         let other = match opening.tries_left {
             0 => None,
-            _ => self.ports.take(&mut self.rng, family, opening.parity),
+            _ => self.ports.take(
+                &mut self.rng,
+                family,
+                opening.parity,
+                allocation.five_tuple.server.ip(),
+            ),
         };
         if let Some(place) = other {
             opening.failed.push(allocation.place);

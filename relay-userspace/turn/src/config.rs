@@ -14,9 +14,12 @@ pub struct Config {
     pub realm: String,
     /// Who may allocate.
     pub credentials: Credentials,
-    /// Where relayed transport addresses come from; at least one. The first of the wanted family
-    /// with a free port is taken, in turn.
+    /// Where relayed transport addresses come from; at least one. The one that the client came by
+    /// is preferred; else the first of the wanted family with a free port is taken, in turn.
     pub relay_addresses: Vec<RelayAddress>,
+    /// The machine's other addresses. Their ports are services of the machine: no peers, unless
+    /// the policy allows them by a rule of its own.
+    pub other_addresses: Vec<IpAddr>,
     /// The ports this state machine may open on each of them.
     pub relay_ports: RangeInclusive<u16>,
     /// The ports that any state machine of this server may open: what of our own addresses a

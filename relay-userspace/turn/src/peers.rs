@@ -13,6 +13,7 @@ use crate::{Config, RelayAddress};
 pub(crate) struct Peers {
     policy: Policy,
     own: Vec<RelayAddress>,
+    other: Vec<IpAddr>,
     own_ports: RangeInclusive<u16>,
 }
 
@@ -25,6 +26,7 @@ impl Peers {
         Self {
             policy: config.policy.clone(),
             own: config.relay_addresses.clone(),
+            other: config.other_addresses.clone(),
             own_ports: config.relay_ports_all.clone(),
         }
     }
@@ -50,13 +52,14 @@ impl Peers {
     }
 
     /// Whether a permission may be given for an address. Our own is one: which of its ports are
-    /// peers is decided where there is a port.
+    /// peers is decided where there is a port. The machine's other addresses need a rule.
     pub(crate) fn permit(&self, inside: IpAddr) -> Result<(), Denied> {
-        if self.is_own(inside) || self.policy.verdict(inside) != Verdict::Denied {
-            Ok(())
-        } else {
-            Err(Denied)
-        }
+        let permitted = match self.policy.verdict(inside) {
+            Verdict::Allowed => true,
+            Verdict::Unnamed => !self.other.contains(&inside) || self.is_own(inside),
+            Verdict::Denied => self.is_own(inside),
+        };
+        if permitted { Ok(()) } else { Err(Denied) }
     }
 
     /// Whether a port of an address for which a permission may be given is a peer. Of our own

@@ -1,7 +1,7 @@
 //! The ports that relayed transport addresses are opened on: which are free, and which is next.
 //! Owns the choice; opening them is somebody else's.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use rand_chacha::ChaCha12Rng;
@@ -94,15 +94,19 @@ impl Ports {
         RelayedAddr::new(SocketAddr::new(self.pools[place.pool].address.address, place.port))
     }
 
-    /// Takes a random free port of the next address of the family that has one.
+    /// Takes a random free port of the address that the client came by, or else of the next one
+    /// of the family that has one.
     pub(crate) fn take(
         &mut self,
         rng: &mut ChaCha12Rng,
         family: Family,
         parity: Parity,
+        server: IpAddr,
     ) -> Option<Place> {
         let count = self.pools.len();
-        let start = self.turn;
+        let same = self.pools.iter().position(|pool| pool.address.address == server);
+        let start = same.filter(|index| self.pools[*index].family() == family);
+        let start = start.unwrap_or(self.turn);
         self.turn = self.turn.wrapping_add(1);
         for step in 0..count {
             let index = start.wrapping_add(step) % count;
@@ -183,6 +187,10 @@ mod tests {
     use super::*;
     use rand_chacha::rand_core::SeedableRng;
     use std::collections::BTreeSet;
+    use std::net::Ipv4Addr;
+
+    /// A server address that no relayed transport address is on.
+    const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
 
     fn ports(addresses: &[&str], range: RangeInclusive<u16>) -> (Ports, ChaCha12Rng) {
         let addresses: Vec<_> = addresses
@@ -196,38 +204,39 @@ mod tests {
     fn every_port_of_the_range_is_given_out_once() {
         let (mut ports, mut rng) = ports(&["192.0.2.1"], 100..=163);
         let mut places = Vec::new();
-        while let Some(place) = ports.take(&mut rng, Family::V4, Parity::Any) {
+        while let Some(place) = ports.take(&mut rng, Family::V4, Parity::Any, ELSEWHERE) {
             places.push(place);
         }
         let distinct: BTreeSet<u16> = places.iter().map(|place| place.port).collect();
         assert_eq!(distinct, (100..=163).collect());
         assert!(!places.is_sorted_by_key(|place| place.port), "in no order");
         ports.release(places[5]);
-        assert_eq!(ports.take(&mut rng, Family::V4, Parity::Any), Some(places[5]));
+        assert_eq!(ports.take(&mut rng, Family::V4, Parity::Any, ELSEWHERE), Some(places[5]));
     }
 
     #[test]
     fn even_ports_are_even_and_pairs_stay_inside_the_range() {
         let (mut even, mut rng) = ports(&["192.0.2.1"], 101..=104);
         let mut taken: Vec<_> =
-            std::iter::from_fn(|| even.take(&mut rng, Family::V4, Parity::Even)).collect();
+            std::iter::from_fn(|| even.take(&mut rng, Family::V4, Parity::Even, ELSEWHERE))
+                .collect();
         taken.sort_by_key(|place| place.port);
         assert_eq!(taken.iter().map(|place| place.port).collect::<Vec<_>>(), [102, 104]);
         let (mut pairs, mut rng) = ports(&["192.0.2.1"], 101..=104);
-        let pair = pairs.take(&mut rng, Family::V4, Parity::EvenAndNext).unwrap();
+        let pair = pairs.take(&mut rng, Family::V4, Parity::EvenAndNext, ELSEWHERE).unwrap();
         assert_eq!((pair.port, pair.next().port), (102, 103));
-        assert_eq!(pairs.take(&mut rng, Family::V4, Parity::EvenAndNext), None);
+        assert_eq!(pairs.take(&mut rng, Family::V4, Parity::EvenAndNext, ELSEWHERE), None);
     }
 
     #[test]
     fn addresses_of_a_family_are_used_in_turn() {
         let (mut ports, mut rng) = ports(&["192.0.2.1", "2001:db8::1", "192.0.2.2"], 7..=9);
         let mut pools = [0; 3];
-        while let Some(place) = ports.take(&mut rng, Family::V4, Parity::Any) {
+        while let Some(place) = ports.take(&mut rng, Family::V4, Parity::Any, ELSEWHERE) {
             pools[place.pool] += 1;
         }
         assert_eq!(pools, [3, 0, 3]);
-        let place = ports.take(&mut rng, Family::V6, Parity::Any).unwrap();
+        let place = ports.take(&mut rng, Family::V6, Parity::Any, ELSEWHERE).unwrap();
         assert_eq!(ports.relayed(place).ip().to_string(), "2001:db8::1");
         assert!(ports.has(Family::V6));
     }
@@ -242,7 +251,18 @@ mod tests {
         assert!(!elsewhere(&ports, 0, 99) && !elsewhere(&ports, 0, 201), "nobody's");
         assert!(!elsewhere(&ports, 1, 100), "no such address");
         ports.release(Place::new(0, 100));
-        while ports.take(&mut rng, Family::V4, Parity::Any).is_some() {}
+        while ports.take(&mut rng, Family::V4, Parity::Any, ELSEWHERE).is_some() {}
         assert_eq!(ports.pools[0].free, 0);
+    }
+
+    #[test]
+    fn the_address_that_the_client_came_by_is_preferred_while_it_has_ports() {
+        let (mut ports, mut rng) = ports(&["192.0.2.1", "192.0.2.2"], 100..=102);
+        let server = "192.0.2.2".parse().unwrap();
+        let mut pools = Vec::new();
+        while let Some(place) = ports.take(&mut rng, Family::V4, Parity::Any, server) {
+            pools.push(place.pool);
+        }
+        assert_eq!(pools, [1, 1, 1, 0, 0, 0]);
     }
 }

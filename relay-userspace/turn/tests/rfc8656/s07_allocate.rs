@@ -3,7 +3,7 @@
 use super::script::{check, check_with, run};
 use super::world::{World, config};
 use relay_common::addr::{Family, Transport};
-use relay_turn::RelayAddress;
+use relay_turn::{Config, RelayAddress};
 
 #[test]
 fn an_allocation_is_open_before_it_is_answered() {
@@ -214,15 +214,19 @@ fn behind_a_nat_clients_are_told_the_outside_address() {
 }
 
 #[test]
-fn several_addresses_are_used_in_turn() {
-    let mut two = config();
-    two.relay_addresses.push(RelayAddress { address: "11.0.0.2".parse().unwrap(), external: None });
-    let mut world = World::new(two);
-    run(&mut world, "alice allocates; anna allocates; amy allocates");
-    let mut ips: Vec<_> = world.relays.values().map(|(_, r)| r.ip().to_string()).collect();
-    ips.sort();
-    ips.dedup();
-    assert_eq!(ips, ["11.0.0.1", "11.0.0.2"]);
+fn several_addresses_are_used_in_turn_unless_the_client_came_by_one_of_them() {
+    let relayed_on = |addresses: [&str; 2]| {
+        let relay = |ip: &str| RelayAddress { address: ip.parse().unwrap(), external: None };
+        let relay_addresses = addresses.map(relay).to_vec();
+        let mut world = World::new(Config { relay_addresses, ..config() });
+        run(&mut world, "alice allocates; anna allocates; amy allocates");
+        let mut ips: Vec<_> = world.relays.values().map(|(_, r)| r.ip().to_string()).collect();
+        ips.sort();
+        ips.dedup();
+        ips
+    };
+    assert_eq!(relayed_on(["11.0.0.2", "11.0.0.3"]), ["11.0.0.2", "11.0.0.3"]);
+    assert_eq!(relayed_on(["11.0.0.2", "11.0.0.1"]), ["11.0.0.1"], "the server's own");
 }
 
 #[test]

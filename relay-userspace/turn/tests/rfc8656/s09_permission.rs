@@ -2,7 +2,7 @@
 
 use super::script::{check, check_with, run};
 use super::world::{World, config};
-use relay_turn::Policy;
+use relay_turn::{Config, Policy};
 
 #[test]
 fn a_permission_is_for_an_address_and_lasts_five_minutes() {
@@ -100,6 +100,19 @@ fn denied_peers_are_forbidden() {
         "alice allocates; alice permits 127.0.0.1:1; alice permits 10.0.0.1:1 => 403",
     );
     check_with(lab, "alice allocates family=6; alice permits [::1]:1; alice permits [::]:1 => 403");
+}
+
+#[test]
+fn other_addresses_of_the_machine_are_peers_only_by_a_rule() {
+    check(
+        "alice allocates; alice permits 13.0.0.1:1 => 403; \
+         alice binds 4000 to 13.0.0.1:50001 => 403",
+    );
+    let ruled = Config {
+        policy: Policy::new(vec!["13.0.0.0/24".parse().unwrap()], Vec::new()),
+        ..config()
+    };
+    check_with(ruled, "alice allocates; alice permits 13.0.0.1:1; alice sends 1 to 13.0.0.1:53");
 }
 
 #[test]

@@ -40,6 +40,7 @@ pub(crate) fn config() -> Config {
         realm: REALM.to_owned(),
         credentials: Credentials::new(users, vec!["north".to_owned(), "south".to_owned()]),
         relay_addresses: vec![relay("11.0.0.1"), relay("2a00:1::1")],
+        other_addresses: vec!["13.0.0.1".parse().unwrap()],
         relay_ports: 50_000..=50_009,
         relay_ports_all: 50_000..=50_019,
         channel_range: relay_common::wire::channel_data::ChannelRange::Rfc8656,
