@@ -169,10 +169,14 @@ impl Interfaces {
     }
 }
 
-/// Whether IPv6 duplicate address detection still runs: binding would fail.
+/// Whether IPv6 duplicate address detection still runs for an address that could be used.
 fn is_being_checked(address: &AddressMessage) -> bool {
+    let is_link_local = address.attributes.iter().any(|attribute| {
+        matches!(attribute, AddressAttribute::Address(IpAddr::V6(ip)) if ip.is_unicast_link_local())
+    });
     flags(address).contains(AddressFlags::Tentative)
         && !flags(address).contains(AddressFlags::Dadfailed)
+        && !is_link_local
 }
 
 fn flags(address: &AddressMessage) -> AddressFlags {
@@ -228,6 +232,27 @@ mod tests {
             carrier("eth0", 2, false, &["192.0.2.1", "2001:db8::1"]),
             carrier("eth1", 3, false, &["192.0.2.9"]),
         ])
+    }
+
+    #[test]
+    fn start_up_waits_only_for_addresses_that_it_could_use() {
+        let address = |ip: &str, flags| {
+            let mut message = AddressMessage::default();
+            message.attributes.push(AddressAttribute::Address(ip.parse().unwrap()));
+            message.attributes.push(AddressAttribute::Flags(flags));
+            message
+        };
+        let tentative = address("2001:db8::1", AddressFlags::Tentative);
+        assert!(is_being_checked(&tentative));
+        assert_eq!(usable(&tentative), None, "binding would fail");
+        let duplicate = AddressFlags::Tentative | AddressFlags::Dadfailed;
+        assert!(!is_being_checked(&address("2001:db8::1", duplicate)));
+        assert_eq!(usable(&address("2001:db8::1", duplicate)), None);
+        assert!(!is_being_checked(&address("fe80::1", AddressFlags::Tentative)));
+        assert_eq!(usable(&address("fe80::1", AddressFlags::Permanent)), None);
+        let secondary = address("192.0.2.1", AddressFlags::Secondary);
+        assert_eq!(usable(&secondary), Some("192.0.2.1".parse().unwrap()));
+        assert_eq!(usable(&address("2001:db8::1", AddressFlags::Secondary)), None, "temporary");
     }
 
     #[test]
