@@ -8,6 +8,7 @@ mod build;
 mod credentials;
 mod dev_config;
 mod host;
+mod objects;
 mod run;
 mod tally;
 mod test;

@@ -12,10 +12,11 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    build::{self, Profile, Warnings},
+    build::{self, Profile},
     credentials::Credentials,
     dev_config::{self, Addresses},
     host,
+    objects::Warnings,
     toolchain::{self, Install},
 };
 

@@ -11,16 +11,18 @@ use anyhow::{Context, Result};
 
 use crate::{
     apt,
-    build::{self, Built, Profile, Warnings},
+    build::{self, Built, Profile},
     host,
+    objects::Warnings,
     tally::Tally,
     tidy,
     toolchain::{self, Install},
 };
 
-/// What the suites that need root call: third-party TURN clients, and the tools that make
-/// namespaces, links and see processes.
-const DEBIAN_PACKAGES: &[&str] = &["coturn", "ethtool", "iproute2", "procps"];
+/// What the suites that need root call: third-party TURN servers and clients, the tools that make
+/// namespaces, links and captures and see processes; and the compiler of the C yardstick.
+const DEBIAN_PACKAGES: &[&str] =
+    &["clang-22", "coturn", "ethtool", "iproute2", "procps", "tcpdump"];
 
 /// Reasons repeated at the end of a run; more than this is noise.
 const SKIP_LINES_MAX: usize = 60;
@@ -209,8 +211,8 @@ fn build() -> Result<Built> {
 fn cargo(built: Option<&Built>) -> Command {
     let mut cargo = host::cargo();
     if let Some(built) = built {
+        built.objects.embed(&mut cargo);
         cargo
-            .env(build::OBJECT_VARIABLE, &built.object)
             .env(build::COMMIT_VARIABLE, build::commit())
             .env("TURNPIKE_BIN", &built.turnpike)
             .env("RELAY_BENCH_BIN", &built.relay_bench);

@@ -20,6 +20,7 @@ const WRITTEN_BY_HAND: &[&str] = &[".rs", ".toml", ".sh", ".yml", ".yaml", ".ser
 /// Every file that may contain `unsafe`, with a SAFETY comment on each block. ARCHITECTURE.md
 /// says why each of them must.
 pub(super) const UNSAFE_FILES: &[&str] = &[
+    "bench/ebpf/src/main.rs",
     "relay-ebpf/src/main.rs",
     "relay-userspace/src/datapath/pod.rs",
     "relay-userspace/src/ring/mod.rs",

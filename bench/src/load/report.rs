@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::account::percent;
 use crate::host::Host;
-use crate::load::Outcome;
+use crate::load::account::percent;
+use crate::load::run::Outcome;
 
 /// Above this the sender's own lateness is part of the story, milliseconds.
 const LATENESS_MS_NOTABLE: f64 = 1.0;
@@ -322,8 +322,8 @@ fn ms(ns: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::{Arrival, Tally};
-    use crate::load::Ending;
+    use crate::load::account::{Arrival, Tally};
+    use crate::load::run::Ending;
 
     fn outcome(delivered: u64, sent: u64, latency_ns: u64) -> Outcome {
         let mut tally = Tally::new();

@@ -8,12 +8,12 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use crate::account::Tally;
 use crate::clock::{Clock, MILLISECOND_NS, SECOND_NS};
-use crate::failure::TurnFailure;
-use crate::peer::{EchoPeer, PeerCounts};
-use crate::plan::{Plan, Share, Shared, Trouble};
-use crate::worker::Worker;
+use crate::load::account::Tally;
+use crate::load::peer::{EchoPeer, PeerCounts};
+use crate::load::plan::{Plan, Share, Shared, Trouble};
+use crate::load::worker::Worker;
+use crate::turn::failure::TurnFailure;
 
 /// From the last set-up to the first packet: every thread waits for its clock to come to it.
 const START_DELAY_NS: u64 = 20 * MILLISECOND_NS;

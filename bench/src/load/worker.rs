@@ -11,13 +11,13 @@ use std::sync::mpsc::{Receiver, Sender};
 
 use rustix::event::{Timespec, epoll};
 
-use crate::account::{Tally, Window};
-use crate::client::{Inbound, Stage, TurnClient};
 use crate::clock::{Clock, MILLISECOND_NS, SECOND_NS};
-use crate::framing::Wrapper;
-use crate::payload::{self, Returned, Stamp};
-use crate::plan::{Plan, Share, Shared, Trouble};
-use crate::schedule::Slot;
+use crate::load::account::{Tally, Window};
+use crate::load::payload::{self, Returned, Stamp};
+use crate::load::plan::{Plan, Share, Shared, Trouble};
+use crate::load::schedule::Slot;
+use crate::turn::client::{Inbound, Stage, TurnClient};
+use crate::turn::framing::Wrapper;
 
 /// Allocations one thread sets up at the same time: more would overflow a server's socket buffer.
 const SETUP_CONCURRENCY: usize = 32;

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::payload;
+use crate::load::payload;
 
 /// How long the peer waits before it looks whether it should stop.
 const STOP_CHECK: Duration = Duration::from_millis(100);

@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::account::Tally;
-use crate::client::ClientSetup;
-use crate::failure::TurnFailure;
-use crate::schedule::Schedule;
+use crate::load::account::Tally;
+use crate::load::schedule::Schedule;
+use crate::turn::client::ClientSetup;
+use crate::turn::failure::TurnFailure;
 
 /// What is to be done, the same for every thread.
 #[derive(Debug)]

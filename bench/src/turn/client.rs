@@ -11,9 +11,9 @@ use relay_common::wire::stun::{Class, Message, Method, TransactionId};
 use relay_common::wire::writer::{BufferFull, MessageWriter};
 
 use crate::clock::{MILLISECOND_NS, SECOND_NS};
-use crate::credentials::{Auth, Credentials};
-use crate::failure::TurnFailure;
-use crate::framing::{Framing, channel};
+use crate::turn::credentials::{Auth, Credentials};
+use crate::turn::failure::TurnFailure;
+use crate::turn::framing::{Framing, channel};
 
 /// Transmissions of a request before it is given up: Rc of RFC 8489 §6.2.1.
 const TRANSMISSIONS_MAX: u32 = 7;

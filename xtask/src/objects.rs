@@ -1,0 +1,126 @@
+//! The kernel objects: Turnpike's program, the load tool's programs, and the C yardstick.
+//! Builds them and hands them to the builds that embed them.
+
+use std::{
+    env::consts::ARCH,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Result, bail};
+
+use crate::{host, toolchain::Toolchain};
+
+const TARGET: &str = "bpfel-unknown-none";
+const PROFILE: &str = "bpf";
+
+/// Separates flags in `CARGO_ENCODED_RUSTFLAGS`.
+const FLAG_SEPARATOR: &str = "\x1f";
+
+/// The relay that Turnpike's cost per packet is held against.
+const YARDSTICK_SOURCE: &str = "bench/yardstick/relay.bpf.c";
+
+/// Compilers of the yardstick, the first that is there: Debian's name beside LLVM 22, then any.
+const CLANGS: &[&str] = &["clang-22", "clang"];
+
+/// What a warning from the kernel programs' crates does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Warnings {
+    Shown,
+    /// For `cargo xtask test`: clippy cannot see the kernel programs, so this is their check.
+    Denied,
+}
+
+/// The built objects (ELF, with BTF).
+#[derive(Clone)]
+pub(crate) struct Objects {
+    /// Turnpike's datapath.
+    pub(crate) relay: PathBuf,
+    /// What `relay-bench` attaches and runs.
+    pub(crate) tool: PathBuf,
+    /// The C yardstick; `None` on a machine without clang.
+    pub(crate) yardstick: Option<PathBuf>,
+}
+
+impl Objects {
+    /// Names them to the build scripts that embed them.
+    pub(crate) fn embed(&self, cargo: &mut Command) {
+        cargo.env("TURNPIKE_XDP_OBJECT", &self.relay).env("RELAY_BENCH_XDP_OBJECT", &self.tool);
+        if let Some(yardstick) = &self.yardstick {
+            cargo.env("RELAY_BENCH_YARDSTICK_OBJECT", yardstick);
+        }
+    }
+}
+
+/// Builds all of them.
+///
+/// # Errors
+/// A failed compilation or link; the compiler's output is on the terminal.
+pub(crate) fn all(toolchain: &Toolchain, warnings: Warnings) -> Result<Objects> {
+    let relay = relay(toolchain, warnings)?;
+    let tool = rust(toolchain, warnings, "relay-bench-ebpf", "relay-bench-xdp")?;
+    Ok(Objects { relay, tool, yardstick: yardstick()? })
+}
+
+/// Builds Turnpike's object for this machine's architecture and returns its path.
+///
+/// # Errors
+/// As [`all`].
+pub(crate) fn relay(toolchain: &Toolchain, warnings: Warnings) -> Result<PathBuf> {
+    rust(toolchain, warnings, "relay-ebpf", "turnpike-xdp")
+}
+
+fn rust(toolchain: &Toolchain, warnings: Warnings, package: &str, bin: &str) -> Result<PathBuf> {
+    let directory = directory();
+    let flags = [
+        // Which kernel's register layout and system-call numbers aya-ebpf assumes.
+        format!("--cfg=bpf_target_arch=\"{ARCH}\""),
+        // BTF is made from debug information, by the linker.
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+    ];
+    let mut cargo = toolchain.cargo();
+    cargo
+        .args(["build", "--package", package, "--bin", bin, "--features", "kernel"])
+        .args(["--profile", PROFILE, "--target", TARGET, "-Z", "build-std=core"])
+        .arg("--target-dir")
+        .arg(&directory)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join(FLAG_SEPARATOR));
+    if warnings == Warnings::Denied {
+        // Cargo's own switch: `-D warnings` among the flags would rebuild `core` as well.
+        cargo.args(["-Z", "warnings", "--config", "build.warnings='deny'"]);
+    }
+    host::run(&mut cargo)?;
+    there(directory.join(TARGET).join(PROFILE).join(bin))
+}
+
+fn yardstick() -> Result<Option<PathBuf>> {
+    let Some(clang) = CLANGS.iter().find_map(|name| host::which(name)) else {
+        println!("no clang here: relay-bench is built without the C yardstick (apt: clang-22)");
+        return Ok(None);
+    };
+    let object = directory().join("yardstick.o");
+    std::fs::create_dir_all(directory())?;
+    let mut command = host::command(clang);
+    command
+        .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror"])
+        // Debian keeps <asm/types.h> apart for each architecture.
+        .arg(format!("-I/usr/include/{ARCH}-linux-gnu"))
+        .arg("-c")
+        .arg(host::root().join(YARDSTICK_SOURCE))
+        .arg("-o")
+        .arg(&object);
+    host::run(&mut command)?;
+    there(object).map(Some)
+}
+
+fn directory() -> PathBuf {
+    host::root().join("target/bpf")
+}
+
+fn there(object: PathBuf) -> Result<PathBuf> {
+    if !Path::is_file(&object) {
+        bail!("the compiler succeeded but {} is not there", object.display());
+    }
+    Ok(object)
+}
