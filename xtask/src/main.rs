@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod apt;
+mod bench;
 mod build;
 mod credentials;
 mod dev_config;
@@ -33,7 +34,9 @@ enum Verb {
     Run(run::Args),
     /// Install what the tests need and run all of them
     Test(test::Args),
-    /// Build the kernel object and the binaries that embed it
+    /// Compare the relay with other servers under the same load
+    Bench(bench::Args),
+    /// Build the kernel objects and the binaries that embed them
     Build(build::Args),
     /// Find (or get) a toolchain that can build the kernel object
     Toolchain(toolchain::Args),
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Run(args) => run::main(args),
         Verb::Test(args) => test::main(&args),
+        Verb::Bench(args) => bench::main(args),
         Verb::Build(args) => build::main(&args),
         Verb::Toolchain(args) => toolchain::main(&args),
         Verb::Tidy => tidy::main(),
