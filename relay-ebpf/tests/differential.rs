@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use common::*;
 use kernel::Kernel;
-use libtest_mimic::{Arguments, Completion, Failed, Measurement, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use relay_common::abi::{Count, Direction, Reason, Route};
 use relay_ebpf::{Verdict, step};
 
@@ -29,19 +29,10 @@ const CLEAN: u16 = BINDINGS / 2;
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
-    let mut tests = vec![
+    let tests = vec![
         Trial::ignorable_test("host_and_kernel_agree", || when_possible(agree)),
         Trial::ignorable_test("single_cases_at_their_limits", || when_possible(limits)),
     ];
-    // Only on request: a measurement is no test.
-    if args.bench {
-        tests.extend([
-            bench("ipv4_client_to_peer", Ends::v4, Direction::ClientToPeer),
-            bench("ipv4_peer_to_client", Ends::v4, Direction::PeerToClient),
-            bench("ipv6_client_to_peer", Ends::v6, Direction::ClientToPeer),
-            bench("ipv6_peer_to_client", Ends::v6, Direction::PeerToClient),
-        ]);
-    }
     libtest_mimic::run(&args, tests).exit_code()
 }
 
@@ -313,41 +304,4 @@ fn limits(mut kernel: Kernel) -> Result<(), Failed> {
         }
     }
     Ok(())
-}
-
-/// Nanoseconds a packet, the fastest of many runs. A run repeats on its own output, so the route
-/// gives back the key's own addresses: client to peer peels nested ChannelData messages, peer to
-/// client puts headers in front while there is room.
-fn bench(name: &'static str, ends: fn() -> Ends, direction: Direction) -> Trial {
-    Trial::bench(name, move |_| {
-        let mut kernel = Kernel::load(&object()?)?;
-        let Ends { relayed: here, server: there, .. } = ends();
-        let ends = Ends { client: here, server: there, relayed: here, peer: there };
-        let (repeat, frame) = match direction {
-            Direction::ClientToPeer => (200, Datagram::new(ends.client, ends.server, nested(200))),
-            Direction::PeerToClient => (50, ends.answer(&[0; 64])),
-        };
-        let mut tables = tables();
-        install(&mut tables, &binding(&ends, hop::SAME), |_| {});
-        kernel.fill(&tables)?;
-        let frame = Datagram { hop_limit: 255, ..frame }.bytes();
-        // Every call waits for two of the kernel's grace periods, some 20 ms.
-        let rounds = 200;
-        let mut times = Vec::new();
-        for _ in 0..rounds {
-            let (action, time) = kernel.time(&frame, repeat)?;
-            if action != 3 {
-                return Err(format!("action {action} in place of XDP_TX").into());
-            }
-            times.push(u64::try_from(time)?);
-        }
-        times.sort_unstable();
-        let (avg, median) = (times[0], times[times.len() / 2]);
-        Ok(Some(Measurement { avg, variance: median - avg }))
-    })
-}
-
-/// ChannelData in ChannelData, `depth` deep, around 64 bytes.
-fn nested(depth: usize) -> Vec<u8> {
-    (0..depth).fold(vec![0; 64], |inner, _| channel_data(CHANNEL, &inner))
 }

@@ -122,13 +122,6 @@ impl Kernel {
         Ok((result.return_value, &self.out[..usize::try_from(result.data_size_out)?]))
     }
 
-    /// Runs the program on its own output, `repeat` times; the mean time of one run, nanoseconds.
-    pub fn time(&mut self, frame: &[u8], repeat: u32) -> Result<(u32, u128), Failure> {
-        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
-        let result = self.program()?.test_run(options)?;
-        Ok((result.return_value, result.duration.as_nanos()))
-    }
-
     /// A counter, summed over CPUs.
     fn count(&self, map: &str, index: u32) -> Result<Count, Failure> {
         let map = self.ebpf.map(map).ok_or("no such map")?;
