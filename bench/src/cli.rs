@@ -13,6 +13,8 @@ use relay_common::addr::Family;
 use crate::clock::{self, MILLISECOND_NS};
 use crate::turn::credentials::Credentials;
 use crate::turn::target::Target;
+use crate::turn::transport::LinkSetup;
+use crate::turn::transport::trust::{TrustArgs, TrustError};
 
 /// Exit code: a limit of `--max-loss` or `--max-p99` was broken, or a check found something wrong.
 pub(crate) const EXIT_LIMIT: u8 = 1;
@@ -34,7 +36,8 @@ const MINTED_SECS: u64 = 3600;
 /// The server to measure, and how to get in.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ServerArgs {
-    /// The server: turn:HOST or turn:HOST:PORT (port 3478 unless given).
+    /// The server: turn:HOST[:PORT] over UDP (port 3478 unless given), with ?transport=tcp over
+    /// TCP; turns:HOST[:PORT] over TLS (port 5349), with ?transport=udp over DTLS.
     pub(crate) target: Target,
     /// The user name; with --secret, the name behind the expiry.
     #[arg(long, env = "RELAY_BENCH_USER")]
@@ -49,7 +52,10 @@ pub(crate) struct ServerArgs {
     /// Use only server addresses of this family.
     #[arg(long, value_parser = clap::value_parser!(u8).range(4..=6))]
     family: Option<u8>,
-    /// First retransmission timeout of requests (RFC 8489 §6.2.1), milliseconds.
+    #[command(flatten)]
+    trust: TrustArgs,
+    /// First retransmission timeout of requests (RFC 8489 §6.2.1), milliseconds. A connection
+    /// with its handshake, and a request over TCP or TLS, are given up after 79 of it.
     #[arg(long, value_name = "MS", default_value = "500")]
     #[arg(value_parser = clap::value_parser!(u64).range(10..=60_000))]
     rto: u64,
@@ -65,6 +71,15 @@ impl ServerArgs {
         target
             .resolve(self.wanted_family()?)
             .with_context(|| format!("no address of {target} to measure (--family?)"))
+    }
+
+    /// How to open connections to `server`, which [`ServerArgs::resolve`] found.
+    ///
+    /// # Errors
+    /// The target is a `turns:` one, and `--ca` or this host has no certificate to trust.
+    pub(crate) fn links(&self, server: SocketAddr) -> Result<LinkSetup, TrustError> {
+        let Self { target, trust, .. } = self;
+        LinkSetup::new(server, target.transport(), trust, target.host(), self.rto_ns())
     }
 
     /// The family that is asked for.

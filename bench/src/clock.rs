@@ -25,6 +25,17 @@ impl Clock {
     pub(crate) fn now(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
+
+    /// The instant at which this clock reads `ns`.
+    pub(crate) fn at(&self, ns: u64) -> Instant {
+        self.origin + Duration::from_nanos(ns)
+    }
+
+    /// What this clock reads at an instant; zero before its start.
+    pub(crate) fn reading(&self, instant: Instant) -> u64 {
+        let since = instant.saturating_duration_since(self.origin);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
 }
 
 /// Seconds since 1970, for time-limited credentials; zero on a machine whose clock is before that.

@@ -117,13 +117,16 @@ impl Load {
                 Mode::Channel => Framing::Channel,
                 Mode::Send => Framing::Indication,
             },
+            transport: self.server.target.transport(),
             rto_ns: self.server.rto_ns(),
         };
+        let links = self.server.links(server)?;
         host::raise_file_limit();
         let mut run = [0; 4];
         getrandom::fill(&mut run).context("no random numbers from the operating system")?;
         let plan = Plan {
             server,
+            links,
             client: Arc::new(client),
             schedule: Schedule::new(self.allocations, self.rate, self.duration.get()),
             flows: self.allocations.get(),
@@ -177,6 +180,7 @@ impl Load {
             command: host::command_line(std::env::args()),
             target: self.server.target.to_string(),
             server: plan.server.to_string(),
+            transport: plan.client.transport,
             peer: plan.client.peer.to_string(),
             mode: match self.mode {
                 Mode::Channel => "channel",

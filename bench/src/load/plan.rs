@@ -10,12 +10,15 @@ use crate::load::account::Tally;
 use crate::load::schedule::Schedule;
 use crate::turn::client::ClientSetup;
 use crate::turn::failure::TurnFailure;
+use crate::turn::transport::LinkSetup;
 
 /// What is to be done, the same for every thread.
 #[derive(Debug)]
 pub(crate) struct Plan {
     /// The TURN server transport address.
     pub(crate) server: SocketAddr,
+    /// How clients connect to it.
+    pub(crate) links: LinkSetup,
     /// Credentials, peer and framing.
     pub(crate) client: Arc<ClientSetup>,
     /// When packets are due.

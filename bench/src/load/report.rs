@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::host::Host;
 use crate::load::account::percent;
 use crate::load::run::Outcome;
+use crate::turn::transport::Transport;
 
 /// Above this the sender's own lateness is part of the story, milliseconds.
 const LATENESS_MS_NOTABLE: f64 = 1.0;
@@ -23,6 +24,8 @@ pub(crate) struct Asked {
     pub(crate) target: String,
     /// The TURN server transport address.
     pub(crate) server: String,
+    /// What carries messages between client and server.
+    pub(crate) transport: Transport,
     /// The peer's transport address.
     pub(crate) peer: String,
     /// `channel` or `send`.
@@ -240,7 +243,11 @@ impl Report {
         writeln!(out, "{}: {}", self.tool, asked.command)?;
         let Host { kernel, cpu, cores } = &self.host;
         writeln!(out, "host        Linux {kernel}, {cores} × {cpu}, {} thread(s)", asked.threads)?;
-        writeln!(out, "server      {}, peer {}, mode {}", asked.server, asked.peer, asked.mode)?;
+        writeln!(
+            out,
+            "server      {} over {}, peer {}, mode {}",
+            asked.server, asked.transport, asked.peer, asked.mode
+        )?;
         writeln!(
             out,
             "offered     {} allocations × {}/s = {}/s of {} bytes for {} s",

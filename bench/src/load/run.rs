@@ -267,13 +267,14 @@ fn sum_up(shared: &Shared, measured: Result<Measured, Ending>) -> Outcome {
     }
     let silent = outcome.tally.sent > 0 && outcome.tally.delivered == 0;
     let gone = measured.started && outcome.released == 0;
+    let disconnected = matches!(trouble, Some(Trouble::Turn { failure: TurnFailure::Link(_), .. }));
     let interrupted = shared.stop.load(Ordering::Relaxed);
     outcome.ending = match trouble {
         Some(Trouble::Io(error)) => Ending::Host(error),
         Some(Trouble::Turn { flow, failure }) if !measured.started => {
             Ending::NotSetUp { allocation: flow + 1, failure }
         }
-        _ if gone => Ending::ServerGone,
+        _ if gone && !disconnected => Ending::ServerGone,
         Some(Trouble::Turn { flow, failure }) => {
             Ending::AllocationLost { allocation: flow + 1, failure }
         }

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +16,10 @@ use crate::load::payload::{self, Returned, Stamp};
 use crate::load::plan::{Plan, Share, Shared, Trouble};
 use crate::load::schedule::Slot;
 use crate::turn::client::{Inbound, Stage, TurnClient};
+use crate::turn::failure::TurnFailure;
 use crate::turn::framing::Wrapper;
+use crate::turn::transport::failure::LinkFailure;
+use crate::turn::transport::{Link, LinkError, Sent};
 
 /// Allocations one thread sets up at the same time: more would overflow a server's socket buffer.
 const SETUP_CONCURRENCY: usize = 32;
@@ -27,15 +29,15 @@ const BURST_PACKETS: usize = 32;
 const EVENTS: usize = 256;
 /// How long a wait is at most, so that a stop is noticed.
 const WAIT_NS_MAX: u64 = 50 * MILLISECOND_NS;
-/// Receive buffer asked of the kernel for each client socket, which may give less.
-const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
 /// Seconds of traffic that the duplicate window of a flow holds.
 const WINDOW_SECS: u64 = 4;
 
 #[derive(Debug)]
 struct Flow {
     number: u32,
-    socket: UdpSocket,
+    link: Link,
+    /// What epoll was asked for; nothing before the link connects and after it failed.
+    watched: Option<epoll::EventFlags>,
     client: TurnClient,
     window: Window,
 }
@@ -72,8 +74,7 @@ impl<'a> Worker<'a> {
         let threads = usize::try_from(plan.threads).unwrap_or(usize::MAX);
         let flows = (index..plan.flows)
             .step_by(threads)
-            .enumerate()
-            .map(|(place, number)| Flow::open(plan, number, place, &epoll))
+            .map(|number| Flow::open(plan, number))
             .collect::<io::Result<Vec<_>>>()?;
         Ok(Self {
             plan,
@@ -130,7 +131,7 @@ impl<'a> Worker<'a> {
         while ready < self.flows.len() && !self.shared.ends() {
             let now = self.clock.now();
             while started < self.flows.len() && started - ready < SETUP_CONCURRENCY {
-                self.flows[started].client.allocate(now);
+                self.flows[started].connect(now, &self.epoll, started)?;
                 self.control_at = now;
                 started += 1;
             }
@@ -190,25 +191,23 @@ impl<'a> Worker<'a> {
         let now = self.clock.now();
         let tally = &mut self.share.tally;
         tally.lateness_ns.saturating_record(now.saturating_sub(self.load_start + slot.due_ns));
-        let socket = &self.flows[place].socket;
-        let mut result = socket.send(datagram);
-        if is_refused(&result) {
+        let flow = &mut self.flows[place];
+        let mut result = flow.link.send(now, datagram);
+        if matches!(result, Err(LinkError::Unreachable)) {
             // The error belongs to an earlier datagram, and reading it cleared it.
             tally.unreachable += 1;
-            result = socket.send(datagram);
+            result = flow.link.send(now, datagram);
         }
         match result {
-            Ok(_) => {
+            Ok(Sent::Taken) => {
                 tally.sent += 1;
                 self.shared.sent.fetch_add(1, Ordering::Relaxed);
                 self.unanswered_since.get_or_insert(now);
             }
-            Err(error) if is_full(&error) || error.kind() == io::ErrorKind::ConnectionRefused => {
-                tally.unsent += 1;
-            }
-            Err(error) => return Err(Trouble::Io(error)),
+            Ok(Sent::Full) | Err(LinkError::Unreachable) => tally.unsent += 1,
+            Err(error) => return Err(flow.gone(error, &self.epoll)),
         }
-        Ok(())
+        flow.watch(&self.epoll, place)
     }
 
     fn release(&mut self) -> Result<(), Trouble> {
@@ -216,7 +215,9 @@ impl<'a> Worker<'a> {
         self.control_at = now;
         for flow in &mut self.flows {
             self.share.allocated += u64::from(flow.client.allocated());
-            flow.client.release(now);
+            if flow.watched.is_some() {
+                flow.client.release(now);
+            }
         }
         let open = |flow: &Flow| flow.client.stage() == Stage::Releasing;
         while self.flows.iter().any(open) {
@@ -226,7 +227,8 @@ impl<'a> Worker<'a> {
                 Err(other) => return Err(other),
             }
         }
-        for flow in &self.flows {
+        for flow in &mut self.flows {
+            flow.link.close();
             let gone = flow.client.allocated() && flow.client.stage() == Stage::Released;
             self.share.released += u64::from(gone);
             self.share.retransmissions += flow.client.retransmissions;
@@ -253,7 +255,12 @@ impl<'a> Worker<'a> {
         };
         for event in events {
             let place = event.data.u64();
-            self.receive(usize::try_from(place).expect("it was given as an index"))?;
+            let place = usize::try_from(place).expect("it was given as an index");
+            let flags = event.flags;
+            if flags.contains(epoll::EventFlags::OUT) {
+                self.flows[place].flush(&self.epoll)?;
+            }
+            self.receive(place)?;
         }
         Ok(())
     }
@@ -261,33 +268,38 @@ impl<'a> Worker<'a> {
     fn run_timers(&mut self, now: u64) -> Result<(), Trouble> {
         self.control_at = u64::MAX;
         let mut failed = None;
-        for flow in &mut self.flows {
-            if flow.client.deadline().is_some_and(|deadline| deadline <= now) {
-                flow.transmit(now)?;
-                failed = failed.or(flow.trouble());
+        for (place, flow) in self.flows.iter_mut().enumerate() {
+            if flow.deadline() <= now {
+                match flow.run_timers(now, &self.epoll, place) {
+                    Ok(()) => {}
+                    Err(trouble @ Trouble::Turn { .. }) => failed = failed.or(Some(trouble)),
+                    Err(trouble) => return Err(trouble),
+                }
             }
-            self.control_at = self.control_at.min(flow.client.deadline().unwrap_or(u64::MAX));
+            self.control_at = self.control_at.min(flow.deadline());
         }
         failed.map_or(Ok(()), Err)
     }
 
+    /// Takes a burst from one link, and what it holds beyond: the kernel no longer shows that.
     fn receive(&mut self, place: usize) -> Result<(), Trouble> {
-        let Self { plan, shared, clock, flows, buffer, share, load_start, .. } = self;
+        let Self { plan, shared, clock, flows, buffer, share, load_start, epoll, .. } = self;
         let flow = &mut flows[place];
-        for _ in 0..BURST_PACKETS {
-            let length = match flow.socket.recv(buffer) {
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+        let mut burst = 0;
+        while burst < BURST_PACKETS || flow.link.holds_message() {
+            burst += 1;
+            let now = clock.now();
+            let length = match flow.link.receive(now, buffer) {
+                Ok(Some(length)) => length,
+                Ok(None) => break,
+                Err(LinkError::Unreachable) => {
                     share.tally.unreachable += 1;
                     flow.client.unreachable();
                     flow.trouble().map_or(Ok(()), Err)?;
                     continue;
                 }
-                Err(error) => return Err(Trouble::Io(error)),
+                Err(error) => return Err(flow.gone(error, epoll)),
             };
-            let now = clock.now();
             match flow.client.receive(now, &buffer[..length]) {
                 Inbound::Data(data) => match payload::read(data, plan.run, plan.payload_bytes) {
                     Returned::Intact(stamp) if stamp.flow == flow.number => {
@@ -300,47 +312,104 @@ impl<'a> Worker<'a> {
                     Returned::Corrupted => share.tally.corrupted += 1,
                     Returned::Foreign => share.tally.foreign += 1,
                 },
-                Inbound::Answer => {
-                    self.control_at =
-                        self.control_at.min(flow.client.deadline().unwrap_or(u64::MAX));
-                    flow.trouble().map_or(Ok(()), Err)?;
-                }
+                Inbound::Answer => flow.trouble().map_or(Ok(()), Err)?,
                 Inbound::Foreign => share.tally.foreign += 1,
             }
         }
-        Ok(())
+        flow.begin(clock.now());
+        self.control_at = self.control_at.min(flow.deadline());
+        flow.watch(epoll, place)
     }
 }
 
 impl Flow {
-    fn open(plan: &Plan, number: u32, place: usize, epoll: &OwnedFd) -> io::Result<Self> {
-        let any: SocketAddr = match plan.server {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        };
-        let socket = UdpSocket::bind(any)?;
-        socket.connect(plan.server)?;
-        socket.set_nonblocking(true)?;
-        // Best effort: what the machine does not give shows as loss.
-        let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES);
-        let data = epoll::EventData::new_u64(place as u64);
-        epoll::add(epoll, &socket, data, epoll::EventFlags::IN)?;
+    fn open(plan: &Plan, number: u32) -> io::Result<Self> {
         let window = Window::new(u64::from(plan.rate) * WINDOW_SECS);
-        Ok(Self { number, socket, client: TurnClient::new(Arc::clone(&plan.client)), window })
+        let client = TurnClient::new(Arc::clone(&plan.client));
+        Ok(Self { number, link: plan.links.open(None)?, watched: None, client, window })
     }
 
-    fn transmit(&mut self, now: u64) -> Result<(), Trouble> {
+    fn connect(&mut self, now: u64, epoll: &OwnedFd, place: usize) -> Result<(), Trouble> {
+        self.link.connect(now).map_err(|error| self.gone(error, epoll))?;
+        let flags = self.flags();
+        epoll::add(epoll, &self.link, event_data(place), flags).map_err(host)?;
+        self.watched = Some(flags);
+        self.begin(now);
+        Ok(())
+    }
+
+    /// Allocates, as soon as the link carries messages.
+    fn begin(&mut self, now: u64) {
+        if self.client.stage() == Stage::Idle && self.link.is_open() {
+            self.client.allocate(now);
+        }
+    }
+
+    fn flush(&mut self, epoll: &OwnedFd) -> Result<(), Trouble> {
+        self.link.flush().map_err(|error| self.gone(error, epoll))
+    }
+
+    fn run_timers(&mut self, now: u64, epoll: &OwnedFd, place: usize) -> Result<(), Trouble> {
+        if self.link.deadline().is_some_and(|deadline| deadline <= now) {
+            self.link.run_timers(now).map_err(|error| self.gone(error, epoll))?;
+            self.begin(now);
+        }
+        if self.client.deadline().is_some_and(|deadline| deadline <= now) {
+            self.transmit(now, epoll)?;
+            self.trouble().map_or(Ok(()), Err)?;
+        }
+        self.watch(epoll, place)
+    }
+
+    fn transmit(&mut self, now: u64, epoll: &OwnedFd) -> Result<(), Trouble> {
         let Some(request) = self.client.transmit(now) else { return Ok(()) };
-        match self.socket.send(request) {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+        match self.link.send_request(now, request) {
+            // A request that did not leave is sent again like one that was lost.
+            Ok(Sent::Taken | Sent::Full) => Ok(()),
+            Err(LinkError::Unreachable) => {
                 self.client.unreachable();
                 Ok(())
             }
-            // A request that did not leave is sent again like one that was lost.
-            Err(error) if is_full(&error) => Ok(()),
-            Err(error) => Err(Trouble::Io(error)),
+            Err(error) => Err(self.gone(error, epoll)),
         }
+    }
+
+    /// When the next timer runs out.
+    fn deadline(&self) -> u64 {
+        let never = u64::MAX;
+        self.link.deadline().unwrap_or(never).min(self.client.deadline().unwrap_or(never))
+    }
+
+    fn flags(&self) -> epoll::EventFlags {
+        match self.link.wants_write() {
+            true => epoll::EventFlags::IN | epoll::EventFlags::OUT,
+            false => epoll::EventFlags::IN,
+        }
+    }
+
+    /// Asks epoll for what the link waits for now.
+    fn watch(&mut self, epoll: &OwnedFd, place: usize) -> Result<(), Trouble> {
+        let flags = self.flags();
+        if self.watched.is_some_and(|watched| watched != flags) {
+            epoll::modify(epoll, &self.link, event_data(place), flags).map_err(host)?;
+            self.watched = Some(flags);
+        }
+        Ok(())
+    }
+
+    /// What an error of the link is for the run. A link that failed is not looked at any more.
+    fn gone(&mut self, error: LinkError, epoll: &OwnedFd) -> Trouble {
+        let failure = match error {
+            LinkError::Io(error) => return Trouble::Io(error),
+            LinkError::Failed(failure) => failure,
+            LinkError::Unreachable => LinkFailure::Refused,
+        };
+        if self.watched.take().is_some() {
+            // It cannot fail for a descriptor that was added, and nothing depends on it.
+            let _ = epoll::delete(epoll, &self.link);
+        }
+        self.client.disconnected(failure.clone());
+        Trouble::Turn { flow: self.number, failure: TurnFailure::Link(failure) }
     }
 
     fn trouble(&self) -> Option<Trouble> {
@@ -349,12 +418,10 @@ impl Flow {
     }
 }
 
-fn is_refused(result: &io::Result<usize>) -> bool {
-    result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+fn event_data(place: usize) -> epoll::EventData {
+    epoll::EventData::new_u64(place as u64)
 }
 
-/// The kernel of this host has no room for a datagram now.
-fn is_full(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock
-        || error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error())
+fn host(error: rustix::io::Errno) -> Trouble {
+    Trouble::Io(error.into())
 }

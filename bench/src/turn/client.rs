@@ -1,4 +1,4 @@
-//! A TURN client over UDP (RFC 8656), one allocation each: what it says, when, and what the
+//! A TURN client (RFC 8656), one allocation each: what it says, when, and what the
 //! answers mean. Owns no socket and reads no clock: the worker carries its bytes.
 
 use std::sync::Arc;
@@ -14,6 +14,8 @@ use crate::clock::{MILLISECOND_NS, SECOND_NS};
 use crate::turn::credentials::{Auth, Credentials};
 use crate::turn::failure::TurnFailure;
 use crate::turn::framing::{Framing, channel};
+use crate::turn::transport::failure::LinkFailure;
+use crate::turn::transport::{PATIENCE_RTOS, Transport};
 
 /// Transmissions of a request before it is given up: Rc of RFC 8489 §6.2.1.
 const TRANSMISSIONS_MAX: u32 = 7;
@@ -32,6 +34,12 @@ const UDP: u8 = 17;
 /// REQUESTED-ADDRESS-FAMILY for IPv6 (RFC 8656 §18.6).
 const FAMILY_IPV6: u8 = 0x02;
 
+/// How long a request over TCP or TLS waits for its answer, in multiples of the RTO: Ti of §6.2.2
+/// is 39.5 s at the default of 500 ms.
+const STREAM_WAIT_RTOS: u64 = PATIENCE_RTOS;
+/// The same for the request that deletes an allocation: as long as its three over UDP.
+const STREAM_RELEASE_WAIT_RTOS: u64 = 7;
+
 /// What all clients of a run share.
 #[derive(Debug)]
 pub(crate) struct ClientSetup {
@@ -41,6 +49,8 @@ pub(crate) struct ClientSetup {
     pub(crate) peer: PeerAddr,
     /// How it goes there.
     pub(crate) framing: Framing,
+    /// What carries requests: over a stream each is sent once (RFC 8489 §6.2.2).
+    pub(crate) transport: Transport,
     /// The first retransmission timeout, nanoseconds.
     pub(crate) rto_ns: u64,
 }
@@ -186,13 +196,17 @@ impl TurnClient {
                 method: request.method,
                 transmissions: request.transmissions,
                 waited_ms: (now - first_at) / MILLISECOND_NS,
+                transport: self.setup.transport,
                 unauthentic: self.unauthentic,
             };
             self.fail(failure);
             return None;
         }
         request.transmissions += 1;
-        let wait = if request.transmissions == TRANSMISSIONS_MAX {
+        let wait = if self.setup.transport.is_stream() {
+            let released = self.stage == Stage::Releasing;
+            rto * if released { STREAM_RELEASE_WAIT_RTOS } else { STREAM_WAIT_RTOS }
+        } else if request.transmissions == TRANSMISSIONS_MAX {
             rto * LAST_WAIT_RTOS
         } else {
             rto << (request.transmissions - 1)
@@ -210,7 +224,15 @@ impl TurnClient {
         }
     }
 
-    /// Judges a datagram from the server.
+    /// The connection to the server is gone, and with it what was allocated over it. A client
+    /// that is done does not care.
+    pub(crate) fn disconnected(&mut self, failure: LinkFailure) {
+        if !matches!(self.stage, Stage::Released | Stage::Failed) {
+            self.fail(TurnFailure::Link(failure));
+        }
+    }
+
+    /// Judges a message from the server.
     pub(crate) fn receive<'a>(&mut self, now: u64, datagram: &'a [u8]) -> Inbound<'a> {
         match Demux::of(datagram) {
             Demux::ChannelData => match ChannelData::parse(datagram, ChannelRange::Rfc8656) {
@@ -333,6 +355,7 @@ impl TurnClient {
         getrandom::fill(&mut id).expect("the operating system gives random numbers");
         let transaction = TransactionId(id);
         let transmissions_max = match self.stage {
+            _ if self.setup.transport.is_stream() => 1,
             Stage::Releasing => RELEASE_TRANSMISSIONS_MAX,
             _ => TRANSMISSIONS_MAX,
         };
@@ -396,10 +419,15 @@ mod tests {
     const RTO_NS: u64 = 500 * MILLISECOND_NS;
 
     fn client() -> TurnClient {
+        client_over(Transport::Udp)
+    }
+
+    fn client_over(transport: Transport) -> TurnClient {
         let credentials = Credentials::known("alice".into(), "north".into());
         let peer = PeerAddr::new("192.0.2.9:9".parse().unwrap());
         let framing = Framing::Channel;
-        TurnClient::new(Arc::new(ClientSetup { credentials, peer, framing, rto_ns: RTO_NS }))
+        let setup = ClientSetup { credentials, peer, framing, transport, rto_ns: RTO_NS };
+        TurnClient::new(Arc::new(setup))
     }
 
     /// The request that is due, as method and transaction.
@@ -457,9 +485,39 @@ mod tests {
             method: Method::ALLOCATE,
             transmissions: 7,
             waited_ms: 39_500,
+            transport: Transport::Udp,
             unauthentic: 0,
         };
         assert_eq!(client.failure(), Some(&failure));
+    }
+
+    #[test]
+    fn over_a_stream_a_request_is_sent_once_and_waits_for_39_5_seconds() {
+        let mut client = client_over(Transport::Tcp);
+        client.allocate(0);
+        assert!(due(&mut client, 0).is_some());
+        assert_eq!(client.deadline(), Some(39_500 * MILLISECOND_NS));
+        assert!(due(&mut client, 39_500 * MILLISECOND_NS).is_none());
+        assert!(matches!(
+            client.failure(),
+            Some(TurnFailure::NoAnswer { transmissions: 1, waited_ms: 39_500, .. })
+        ));
+    }
+
+    #[test]
+    fn a_connection_that_ends_takes_the_allocation_with_it_unless_it_is_given_back() {
+        let mut client = client_over(Transport::Tls);
+        client.allocate(0);
+        succeed(&mut client, 0, Method::ALLOCATE);
+        succeed(&mut client, 0, Method::CHANNEL_BIND);
+        client.release(0);
+        succeed(&mut client, 0, Method::REFRESH);
+        client.disconnected(LinkFailure::Closed);
+        assert_eq!((client.stage(), client.failure()), (Stage::Released, None));
+        let mut client = client_over(Transport::Tls);
+        client.allocate(0);
+        client.disconnected(LinkFailure::Closed);
+        assert_eq!(client.failure(), Some(&TurnFailure::Link(LinkFailure::Closed)));
     }
 
     #[test]

@@ -5,8 +5,11 @@ use std::fmt;
 use relay_common::addr::{Family, PeerAddr};
 use relay_common::wire::stun::Method;
 
+use crate::turn::transport::Transport;
+use crate::turn::transport::failure::LinkFailure;
+
 /// The end of one client's conversation.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) enum TurnFailure {
     /// Every transmission of a request stayed without an answer.
     NoAnswer {
@@ -16,9 +19,13 @@ pub(crate) enum TurnFailure {
         transmissions: u32,
         /// From the first transmission to giving up, milliseconds.
         waited_ms: u64,
+        /// What carried it.
+        transport: Transport,
         /// Answers that came but were not signed with the password's key.
         unauthentic: u64,
     },
+    /// The connection to the server did not come to be, or is gone.
+    Link(LinkFailure),
     /// ICMP: nothing listens on the port, or no way there.
     PortUnreachable,
     /// 401 to a request that carried credentials.
@@ -52,7 +59,18 @@ pub(crate) enum TurnFailure {
 impl fmt::Display for TurnFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoAnswer { method, transmissions, waited_ms, unauthentic: 0 } => write!(
+            Self::Link(failure) => failure.fmt(f),
+            Self::NoAnswer { method, waited_ms, transport, unauthentic: 0, .. }
+                if transport.is_stream() =>
+            {
+                write!(
+                    f,
+                    "no answer to {} in {waited_ms} ms, and the {transport} connection is open: \
+                     does a TURN server listen there, and is it alive?",
+                    name(*method)
+                )
+            }
+            Self::NoAnswer { method, transmissions, waited_ms, unauthentic: 0, .. } => write!(
                 f,
                 "no answer to {} after {transmissions} transmissions in {waited_ms} ms: is this \
                  the right address and port, and does a firewall let UDP through?",

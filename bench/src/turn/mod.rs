@@ -5,3 +5,4 @@ pub(crate) mod credentials;
 pub(crate) mod failure;
 pub(crate) mod framing;
 pub(crate) mod target;
+pub(crate) mod transport;

@@ -1,4 +1,4 @@
-//! The server to measure: `turn:HOST[:PORT]` (RFC 7065), resolved to one transport address.
+//! The server to measure: a `turn:` or `turns:` URI (RFC 7065), resolved to one transport address.
 
 use std::fmt;
 use std::io;
@@ -7,36 +7,46 @@ use std::str::FromStr;
 
 use relay_common::addr::Family;
 
+use crate::turn::transport::Transport;
+
 /// The port of `turn:` without one (RFC 7065 §3.1).
 const PORT_DEFAULT: u16 = 3478;
+/// The port of `turns:` without one.
+const SECURE_PORT_DEFAULT: u16 = 5349;
 
-/// A `turn:` URI over UDP.
+/// A `turn:` or `turns:` URI.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Target {
     host: String,
     port: u16,
+    transport: Transport,
 }
 
-/// Why a text is not a target this tool can load.
+/// Why a text is not a target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum TargetError {
-    /// The scheme is not `turn:`.
+    /// The scheme is neither `turn:` nor `turns:`.
     Scheme,
     /// No host.
     Host,
     /// The port is no number in 1..=65535.
     Port,
-    /// A transport other than UDP is asked for.
+    /// The transport is neither UDP nor TCP.
     Transport,
 }
 
 impl fmt::Display for TargetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Scheme => "a target reads turn:HOST or turn:HOST:PORT",
+            Self::Scheme => {
+                "a target reads turn:HOST[:PORT][?transport=udp|tcp], or turns: for TLS and DTLS"
+            }
             Self::Host => "no host behind turn: (an IPv6 address goes in brackets)",
             Self::Port => "the port is a number from 1 to 65535",
-            Self::Transport => "only ?transport=udp can be measured",
+            Self::Transport => {
+                "what follows the host is ?transport=udp or ?transport=tcp: turn: is UDP unless \
+                 tcp is asked for, turns: is TLS unless udp (DTLS) is asked for"
+            }
         })
     }
 }
@@ -47,11 +57,16 @@ impl FromStr for Target {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
-        let rest = text.strip_prefix("turn:").ok_or(TargetError::Scheme)?;
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, "transport=udp"));
-        if query != "transport=udp" {
-            return Err(TargetError::Transport);
-        }
+        let (scheme, rest) = text.split_once(':').ok_or(TargetError::Scheme)?;
+        let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, q)| (rest, Some(q)));
+        let transport = match (scheme, query) {
+            ("turn", None | Some("transport=udp")) => Transport::Udp,
+            ("turn", Some("transport=tcp")) => Transport::Tcp,
+            ("turns", None | Some("transport=tcp")) => Transport::Tls,
+            ("turns", Some("transport=udp")) => Transport::Dtls,
+            ("turn" | "turns", Some(_)) => return Err(TargetError::Transport),
+            _ => return Err(TargetError::Scheme),
+        };
         let (host, port) = match rest.strip_prefix('[') {
             Some(literal) => {
                 let (host, behind) = literal.split_once(']').ok_or(TargetError::Host)?;
@@ -67,25 +82,43 @@ impl FromStr for Target {
             return Err(TargetError::Host);
         }
         let port = match port.map(str::parse) {
+            None if scheme == "turns" => SECURE_PORT_DEFAULT,
             None => PORT_DEFAULT,
             Some(Ok(port)) if port != 0 => port,
             Some(_) => return Err(TargetError::Port),
         };
-        Ok(Self { host: host.to_owned(), port })
+        Ok(Self { host: host.to_owned(), port, transport })
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "turn:[{}]:{}", self.host, self.port)
+        let Self { host, port, transport } = self;
+        let (scheme, query) = match transport {
+            Transport::Udp => ("turn", ""),
+            Transport::Tcp => ("turn", "?transport=tcp"),
+            Transport::Tls => ("turns", ""),
+            Transport::Dtls => ("turns", "?transport=udp"),
+        };
+        if host.contains(':') {
+            write!(f, "{scheme}:[{host}]:{port}{query}")
         } else {
-            write!(f, "turn:{}:{}", self.host, self.port)
+            write!(f, "{scheme}:{host}:{port}{query}")
         }
     }
 }
 
 impl Target {
+    /// The host as given: a name, or an address without brackets.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// How clients talk to the server.
+    pub(crate) fn transport(&self) -> Transport {
+        self.transport
+    }
+
     /// The first address of the host, of one family when one is asked for.
     ///
     /// # Errors
@@ -103,20 +136,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_a_turn_uri_over_udp() {
+    fn a_target_is_a_turn_uri() {
         let shown = |text: &str| text.parse::<Target>().map(|t| t.to_string());
         assert_eq!(shown("turn:relay.example"), Ok("turn:relay.example:3478".into()));
         assert_eq!(shown("turn:192.0.2.1:99"), Ok("turn:192.0.2.1:99".into()));
         assert_eq!(shown("turn:[2001:db8::1]"), Ok("turn:[2001:db8::1]:3478".into()));
         assert_eq!(shown("turn:[::1]:9?transport=udp"), Ok("turn:[::1]:9".into()));
-        assert_eq!(shown("turn:h?transport=tcp"), Err(TargetError::Transport));
-        assert_eq!(shown("turns:h"), Err(TargetError::Scheme));
+        assert_eq!(shown("turn:h?transport=tcp"), Ok("turn:h:3478?transport=tcp".into()));
+        assert_eq!(shown("turns:h"), Ok("turns:h:5349".into()));
+        assert_eq!(shown("turns:h:9?transport=tcp"), Ok("turns:h:9".into()));
+        assert_eq!(shown("turns:h?transport=udp"), Ok("turns:h:5349?transport=udp".into()));
+        assert_eq!(shown("turn:h?transport=sctp"), Err(TargetError::Transport));
+        assert_eq!(shown("turns:h?"), Err(TargetError::Transport));
+        assert_eq!(shown("stun:h"), Err(TargetError::Scheme));
         assert_eq!(shown("h:3478"), Err(TargetError::Scheme));
         assert_eq!(shown("turn:"), Err(TargetError::Host));
         assert_eq!(shown("turn:[::1"), Err(TargetError::Host));
         assert_eq!(shown("turn:h:0"), Err(TargetError::Port));
         assert_eq!(shown("turn:h:65536"), Err(TargetError::Port));
         assert_eq!(shown("turn:::1"), Err(TargetError::Host));
+    }
+
+    #[test]
+    fn scheme_and_query_name_the_transport() {
+        for (text, transport) in [
+            ("turn:h", Transport::Udp),
+            ("turn:h?transport=tcp", Transport::Tcp),
+            ("turns:h", Transport::Tls),
+            ("turns:h?transport=udp", Transport::Dtls),
+        ] {
+            assert_eq!(text.parse::<Target>().map(|target| target.transport()), Ok(transport));
+        }
     }
 
     #[test]
