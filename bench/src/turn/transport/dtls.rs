@@ -53,24 +53,18 @@ impl DtlsSetup {
             .with_crypto_provider(dimpl::crypto::rust_crypto::default_provider())
             .build()
             .map_err(TrustError::Dtls)?;
-        let identity = DtlsCertificate { certificate: Vec::new(), private_key: throw_away_key() };
-        Ok(Self { security, config: Arc::new(config), identity, clock: Clock::start() })
+        let (config, identity) = (Arc::new(config), identity()?);
+        Ok(Self { security, config, identity, clock: Clock::start() })
     }
 }
 
-/// A P-256 key in PKCS #8 (RFC 5958, RFC 5915). The library wants one, and no server asks for a
-/// certificate with it: clients of TURN prove who they are with MESSAGE-INTEGRITY.
-fn throw_away_key() -> Vec<u8> {
-    const HEADER: [u8; 35] = [
-        0x30, 0x41, 0x02, 0x01, 0x00, 0x30, 0x13, 0x06, 0x07, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x02,
-        0x01, 0x06, 0x08, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07, 0x04, 0x27, 0x30, 0x25,
-        0x02, 0x01, 0x01, 0x04, 0x20,
-    ];
-    let mut scalar = [0; 32];
-    getrandom::fill(&mut scalar).expect("the operating system gives random numbers");
-    // Below the order of the group, and not zero.
-    scalar[0] = 1;
-    [&HEADER[..], &scalar].concat()
+/// The library wants a certificate of the client. Few servers ask for it, and none for more than
+/// that there is one: clients of TURN prove who they are with MESSAGE-INTEGRITY.
+fn identity() -> Result<DtlsCertificate, TrustError> {
+    let made = rcgen::generate_simple_self_signed(["relay-bench".to_owned()])
+        .map_err(TrustError::Identity)?;
+    let certificate = made.cert.der().to_vec();
+    Ok(DtlsCertificate { certificate, private_key: made.signing_key.serialize_der() })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -304,19 +298,6 @@ impl DtlsConnection {
             }
             error if self.is_open() => LinkFailure::Broken { transport, reason: error.to_string() },
             error => LinkFailure::Handshake { transport, reason: error.to_string() },
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_key_nobody_asks_for_is_one_the_library_reads() {
-        let provider = dimpl::crypto::rust_crypto::default_provider();
-        for _ in 0..8 {
-            assert!(provider.key_provider.load_private_key(&throw_away_key()).is_ok());
         }
     }
 }

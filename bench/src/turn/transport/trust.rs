@@ -52,6 +52,8 @@ pub(crate) enum TrustError {
     Verifier(VerifierBuilderError),
     /// The library does not take its own algorithms.
     Library(rustls::Error),
+    /// The throw-away certificate of the client cannot be made.
+    Identity(rcgen::Error),
     /// The DTLS library does not take the settings.
     Dtls(dimpl::Error),
 }
@@ -74,6 +76,7 @@ impl fmt::Display for TrustError {
             ),
             Self::Verifier(error) => write!(f, "the trusted certificates cannot be used: {error}"),
             Self::Library(error) => write!(f, "TLS cannot be set up: {error}"),
+            Self::Identity(error) => write!(f, "no certificate for this client: {error}"),
             Self::Dtls(error) => write!(f, "DTLS cannot be set up: {error}"),
         }
     }
