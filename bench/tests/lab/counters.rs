@@ -1,0 +1,89 @@
+//! Counters that are not the tool's: of interfaces, of the relay, and of a packet capture.
+
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::namespace::Namespace;
+use super::process::Process;
+
+/// Packets that an interface counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Interface {
+    /// Received.
+    pub(crate) received: u64,
+    /// Sent.
+    pub(crate) sent: u64,
+}
+
+impl Interface {
+    /// What it counted since it exists.
+    pub(crate) fn read(namespace: &Namespace, interface: &str) -> Self {
+        let text = namespace.ip(&format!("-j -s link show dev {interface}"));
+        let links: Value = serde_json::from_str(&text).unwrap();
+        let packets = |way: &str| links[0]["stats64"][way]["packets"].as_u64().unwrap();
+        Self { received: packets("rx"), sent: packets("tx") }
+    }
+
+    /// What it counted since an earlier reading.
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        Self { received: self.received - earlier.received, sent: self.sent - earlier.sent }
+    }
+}
+
+/// A page of Turnpike's metrics.
+pub(crate) struct Metrics(pub(crate) String);
+
+impl Metrics {
+    /// The value of a series, written as on the page.
+    pub(crate) fn value(&self, series: &str) -> u64 {
+        let line = self.0.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {series} in {}", self.0)).parse().unwrap()
+    }
+
+    /// Packets relayed by a path (`xdp` or `userspace`) in a direction (`client_to_peer` or
+    /// `peer_to_client`).
+    pub(crate) fn relayed(&self, path: &str, direction: &str) -> u64 {
+        self.value(&format!(
+            "turnpike_relayed_packets_total{{direction=\"{direction}\",path=\"{path}\"}}"
+        ))
+    }
+}
+
+/// A running packet capture of one interface.
+pub(crate) struct Capture(Process);
+
+impl Capture {
+    /// Starts `tcpdump` and waits until it captures.
+    pub(crate) fn start(namespace: &Namespace, interface: &str, filter: &str) -> Self {
+        let mut command = Command::new("tcpdump");
+        // As root, with a large buffer and without names: it must not lose a packet.
+        command.args("-Z root -B 65536 -nn -s 96 --immediate-mode -w /dev/null -i".split(' '));
+        command.arg(interface).arg(filter);
+        let mut process = Process::bare("tcpdump", namespace, command);
+        process.await_log("listening on", Duration::from_secs(10));
+        Self(process)
+    }
+
+    /// Ends it; the packets that passed the filter.
+    ///
+    /// # Panics
+    /// It lost some.
+    pub(crate) fn finish(mut self) -> u64 {
+        // What the kernel has given it and it has not yet taken would be left out.
+        thread::sleep(Duration::from_millis(300));
+        self.0.end_by(Signal::INT, Duration::from_secs(10));
+        let log = self.0.log();
+        let number = |label: &str| -> u64 {
+            let line = log.lines().find_map(|line| line.strip_suffix(label)).unwrap();
+            line.trim().parse().unwrap()
+        };
+        assert_eq!(number(" packets dropped by kernel"), 0, "{log}");
+        let captured = number(" packets captured");
+        assert_eq!(captured, number(" packets received by filter"), "{log}");
+        captured
+    }
+}
