@@ -18,6 +18,8 @@ use crate::turn::transport::trust::{TrustArgs, TrustError};
 
 /// Exit code: a limit of `--max-loss` or `--max-p99` was broken, or a check found something wrong.
 pub(crate) const EXIT_LIMIT: u8 = 1;
+/// Exit code: arguments that make no sense together.
+pub(crate) const EXIT_USAGE: u8 = 2;
 /// Exit code: the run did not begin, or this host failed.
 pub(crate) const EXIT_SETUP: u8 = 3;
 /// Exit code: the run began and ended early; the figures are partial.

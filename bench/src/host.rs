@@ -57,6 +57,13 @@ pub(crate) fn raise_file_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
+/// Physical memory that this process holds, KiB; `None` where it cannot be read.
+pub(crate) fn resident_kib() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    value.trim().strip_suffix(" kB")?.parse().ok()
+}
+
 /// The address of this host that faces the server. Nothing is sent.
 pub(crate) fn address_towards(server: SocketAddr) -> anyhow::Result<IpAddr> {
     let any: IpAddr = match server {
@@ -93,6 +100,11 @@ pub(crate) fn command_line(arguments: impl Iterator<Item = String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn this_process_holds_memory() {
+        assert!(resident_kib().unwrap() > 100);
+    }
 
     #[test]
     fn secrets_are_not_shown() {

@@ -7,81 +7,15 @@
     reason = "the functions around the tests are tests too, and the server lives in real time"
 )]
 
+mod run;
 mod server;
 
-use std::net::SocketAddr;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use run::{PACKETS, PACKETS_A_SECOND, load, load_and, near};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 use server::{Faults, Manners, Server};
-
-/// Packets of a run: 2 allocations × 200 a second × 2 s. Slow enough for a machine that does other
-/// work too: half a second of them fits the smallest usual socket buffer.
-const PACKETS: u64 = 800;
-/// Packets of a run of one second.
-const PACKETS_A_SECOND: u64 = 400;
-
-struct Run {
-    output: Output,
-    json: Option<Value>,
-}
-
-impl Run {
-    fn code(&self) -> Option<i32> {
-        self.output.status.code()
-    }
-
-    fn stderr(&self) -> String {
-        String::from_utf8(self.output.stderr.clone()).unwrap()
-    }
-
-    fn figure(&self, name: &str) -> u64 {
-        let json = self.json.as_ref().unwrap_or_else(|| panic!("no report: {}", self.stderr()));
-        json[name].as_u64().unwrap_or_else(|| panic!("{name} in {json}"))
-    }
-
-    fn latency_ms(&self, percentile: &str) -> f64 {
-        self.json.as_ref().unwrap()["latency_ms"][percentile].as_f64().unwrap()
-    }
-
-    fn ending(&self) -> &str {
-        self.json.as_ref().unwrap()["ending"].as_str().unwrap()
-    }
-}
-
-/// Runs `relay-bench load` with the right password unless `arguments` say otherwise.
-fn load(server: SocketAddr, arguments: &str) -> Run {
-    load_and(server, arguments, |_| ())
-}
-
-/// As [`load`], and does something to the process meanwhile.
-fn load_and(server: SocketAddr, arguments: &str, meanwhile: impl FnOnce(Pid)) -> Run {
-    let name = std::thread::current().name().unwrap_or("test").to_owned();
-    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.json"));
-    let _ = std::fs::remove_file(&file);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_relay-bench"));
-    command.args(["load", &format!("turn:{server}"), "--quiet", "--user", "alice"]);
-    command.arg("--json").arg(&file).args(arguments.split_whitespace());
-    let defaults = "--allocations=2 --rate=200 --rto=50 --drain=1500 --duration=2 --password=north";
-    for default in defaults.split(' ') {
-        let name = default.split_once('=').unwrap().0;
-        let other_kind = name == "--password" && arguments.contains("--secret");
-        if !arguments.contains(name) && !other_kind {
-            command.arg(default);
-        }
-    }
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    meanwhile(Pid::from_child(&child));
-    let output = child.wait_with_output().unwrap();
-    let json = std::fs::read(&file).ok().map(|text| serde_json::from_slice(&text).unwrap());
-    Run { output, json }
-}
-
-fn near(figure: u64, expected: u64, tolerance: u64) {
-    assert!(figure.abs_diff(expected) <= tolerance, "{figure}, expected {expected}±{tolerance}");
-}
 
 #[test]
 fn a_clean_server_is_measured_as_clean() {

@@ -3,6 +3,8 @@
 
 use hdrhistogram::Histogram;
 
+use crate::load::jitter::Jitter;
+
 /// The longest latency that is told from longer ones, nanoseconds.
 const LATENCY_NS_MAX: u64 = 120 * crate::clock::SECOND_NS;
 /// The smallest window, packets.
@@ -101,6 +103,28 @@ pub(crate) struct Tally {
     pub(crate) latency_ns: Histogram<u64>,
     /// From due time to the send call, nanoseconds: how late this tool was.
     pub(crate) lateness_ns: Histogram<u64>,
+    /// |D| of RFC 3550 §6.4.1, nanoseconds: how much the latency differs between two packets of
+    /// a flow that come one after the other.
+    pub(crate) difference_ns: Histogram<u64>,
+    /// One entry for each flow: its mean jitter, nanoseconds.
+    pub(crate) flow_jitter_ns: Histogram<u64>,
+}
+
+/// The arrivals of one flow.
+#[derive(Debug)]
+pub(crate) struct Arrivals {
+    window: Window,
+    /// The jitter of what was delivered.
+    pub(crate) jitter: Jitter,
+    /// Packets that came whole, each counted once.
+    pub(crate) delivered: u64,
+}
+
+impl Arrivals {
+    /// None yet, of a flow with a window of at least so many packets.
+    pub(crate) fn new(window_packets: u64) -> Self {
+        Self { window: Window::new(window_packets), jitter: Jitter::default(), delivered: 0 }
+    }
 }
 
 impl Tally {
@@ -121,22 +145,54 @@ impl Tally {
             unreachable: 0,
             latency_ns: histogram(),
             lateness_ns: histogram(),
+            difference_ns: histogram(),
+            flow_jitter_ns: histogram(),
         }
     }
 
-    /// Counts an intact packet. The latency runs from when the packet was due, and not from when
-    /// it left, so that a stall which delays the sender too is not left out.
-    pub(crate) fn arrived(&mut self, arrival: Arrival, due_ns: u64, now_ns: u64) {
-        match arrival {
-            Arrival::InOrder => self.delivered += 1,
-            Arrival::Reordered => {
-                self.delivered += 1;
-                self.reordered += 1;
-            }
+    /// All zero again, in the memory that it has.
+    pub(crate) fn clear(&mut self) {
+        let Self { latency_ns, lateness_ns, difference_ns, flow_jitter_ns, .. } = self;
+        let counters = [
+            &mut self.sent,
+            &mut self.unsent,
+            &mut self.delivered,
+            &mut self.reordered,
+            &mut self.duplicates,
+            &mut self.corrupted,
+            &mut self.too_late,
+            &mut self.misdelivered,
+            &mut self.foreign,
+            &mut self.unreachable,
+        ];
+        counters.into_iter().for_each(|counter| *counter = 0);
+        let histograms = [latency_ns, lateness_ns, difference_ns, flow_jitter_ns];
+        histograms.into_iter().for_each(Histogram::reset);
+    }
+
+    /// Counts an intact packet of a flow. The latency runs from when the packet was due, and not
+    /// from when it left, so that a stall which delays the sender too is not left out.
+    pub(crate) fn arrived(&mut self, flow: &mut Arrivals, sequence: u64, latency_ns: u64) {
+        match flow.window.arrive(sequence) {
+            Arrival::InOrder => {}
+            Arrival::Reordered => self.reordered += 1,
             Arrival::Duplicate => return self.duplicates += 1,
             Arrival::TooLate => return self.too_late += 1,
         }
-        self.latency_ns.saturating_record(now_ns.saturating_sub(due_ns));
+        self.delivered += 1;
+        flow.delivered += 1;
+        self.latency_ns.saturating_record(latency_ns);
+        if let Some(difference) = flow.jitter.arrive(latency_ns) {
+            self.difference_ns.saturating_record(difference);
+        }
+    }
+
+    /// Counts a flow's mean jitter, if it has one.
+    pub(crate) fn flow_jitter(&mut self, mean_ns: Option<f64>) {
+        if let Some(mean_ns) = mean_ns {
+            let ns = std::time::Duration::from_secs_f64(mean_ns / 1e9).as_nanos();
+            self.flow_jitter_ns.saturating_record(u64::try_from(ns).unwrap_or(u64::MAX));
+        }
     }
 
     /// Adds another thread's share.
@@ -154,6 +210,8 @@ impl Tally {
         let same = "both have the bounds of `Tally::new`";
         self.latency_ns.add(&other.latency_ns).expect(same);
         self.lateness_ns.add(&other.lateness_ns).expect(same);
+        self.difference_ns.add(&other.difference_ns).expect(same);
+        self.flow_jitter_ns.add(&other.flow_jitter_ns).expect(same);
     }
 
     /// Packets that were due while the run lasted.
@@ -222,12 +280,13 @@ mod tests {
     }
 
     #[test]
-    fn latency_runs_from_the_due_time_and_only_for_the_first_copy() {
+    fn only_the_first_copy_has_a_latency() {
         let mut tally = Tally::new();
         tally.sent = 3;
         tally.unsent = 1;
-        tally.arrived(Arrival::InOrder, 1_000, 6_000);
-        tally.arrived(Arrival::Duplicate, 1_000, 900_000);
+        let mut flow = Arrivals::new(0);
+        tally.arrived(&mut flow, 0, 5_000);
+        tally.arrived(&mut flow, 0, 899_000);
         tally.corrupted = 1;
         assert_eq!(tally.latency_ns.max(), tally.latency_ns.highest_equivalent(5_000));
         assert_eq!((tally.delivered, tally.duplicates, tally.lost()), (1, 1, 1));
@@ -236,5 +295,7 @@ mod tests {
         sum.add(&tally);
         sum.add(&tally);
         assert_eq!((sum.offered(), sum.delivered, sum.latency_ns.len()), (8, 2, 2));
+        sum.clear();
+        assert_eq!((sum.offered(), sum.delivered, sum.latency_ns.len()), (0, 0, 0));
     }
 }

@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::cli::EXIT_INTERRUPTED;
 use crate::host;
-use crate::load::peer::{EchoPeer, PeerCounts};
+use crate::load::peer::{self, EchoPeer, PeerCounts};
 
 /// `relay-bench echo`.
 #[derive(Debug, Args)]
@@ -26,11 +26,13 @@ impl Echo {
     /// The address cannot be bound, or the socket fails.
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
         let stop = host::stop_on_signals(EXIT_INTERRUPTED)?;
-        let peer = EchoPeer::bind(self.listen)
+        let socket = peer::open(self.listen)
             .with_context(|| format!("cannot listen on {} (--listen)", self.listen))?;
-        eprintln!("echo peer on {}; Ctrl-C ends it", peer.local_addr()?);
+        eprintln!("echo peer on {}; Ctrl-C ends it", socket.local_addr()?);
         let counts = PeerCounts::default();
-        peer.run(&stop, &counts).context("the echo peer failed")?;
+        EchoPeer::new(&socket)
+            .and_then(|peer| peer.run(&stop, &counts))
+            .context("the echo peer failed")?;
         println!(
             "received {}, echoed {}, not taken by this host {}",
             counts.received.load(Ordering::Relaxed),

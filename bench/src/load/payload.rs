@@ -31,7 +31,25 @@ pub(crate) struct Stamp {
     pub(crate) due_ns: u64,
 }
 
-/// What came back.
+/// Which way a packet goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Leg {
+    /// From the client to the peer.
+    Out,
+    /// From the peer to the client.
+    Back,
+}
+
+impl Leg {
+    fn byte(self) -> u8 {
+        match self {
+            Self::Out => LEG_OUT,
+            Self::Back => LEG_OUT | LEG_BACK,
+        }
+    }
+}
+
+/// What came back, or arrived at the sink.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Returned {
     /// Every byte as it was sent.
@@ -62,8 +80,8 @@ pub(crate) fn write(payload: &mut [u8], stamp: Stamp) {
     payload[CRC].copy_from_slice(&crc.to_be_bytes());
 }
 
-/// Judges a payload that came back to a client of `run`, which sends `length` bytes.
-pub(crate) fn read(payload: &[u8], run: u32, length: usize) -> Returned {
+/// Judges a payload at the end of a leg in a `run` that sends `length` bytes.
+pub(crate) fn read(payload: &[u8], leg: Leg, run: u32, length: usize) -> Returned {
     let Some(header) = payload.first_chunk::<HEADER_BYTES>() else { return Returned::Foreign };
     let [r0, r1, r2, r3, f0, f1, f2, f3, rest @ ..] = *header;
     let [s0, s1, s2, s3, s4, s5, s6, s7, d0, d1, d2, d3, d4, d5, d6, d7, c0, c1, c2, c3, ..] = rest;
@@ -74,7 +92,7 @@ pub(crate) fn read(payload: &[u8], run: u32, length: usize) -> Returned {
         due_ns: u64::from_be_bytes([d0, d1, d2, d3, d4, d5, d6, d7]),
     };
     let right = crc(payload) == u32::from_be_bytes([c0, c1, c2, c3]) && payload.len() == length;
-    match (stamp.run == run, right && header[LEG] == LEG_OUT | LEG_BACK) {
+    match (stamp.run == run, right && header[LEG] == leg.byte()) {
         (true, true) => Returned::Intact(stamp),
         // Another run's packet is whole; a packet of this run may be damaged in the run number.
         (false, true) => Returned::Foreign,
@@ -118,7 +136,7 @@ mod tests {
     #[test]
     fn every_length_comes_back_intact_once_turned_round() {
         for bytes in [HEADER_BYTES, 33, 39, 40, 200, BYTES_MAX] {
-            assert_eq!(read(&returned(bytes), 7, bytes), Returned::Intact(STAMP));
+            assert_eq!(read(&returned(bytes), Leg::Back, 7, bytes), Returned::Intact(STAMP));
         }
     }
 
@@ -127,7 +145,7 @@ mod tests {
         for bit in 0..70 * 8 {
             let mut payload = returned(70);
             payload[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(read(&payload, 7, 70), Returned::Corrupted, "bit {bit}");
+            assert_eq!(read(&payload, Leg::Back, 7, 70), Returned::Corrupted, "bit {bit}");
         }
     }
 
@@ -140,19 +158,21 @@ mod tests {
             // With the turned bit set the peer keeps it, and it counts as lost.
             let kept = bit == LEG * 8 + 7;
             assert_eq!(turn_round(&mut payload), !kept);
-            assert!(kept || read(&payload, 7, 70) == Returned::Corrupted, "bit {bit}");
+            assert!(kept || read(&payload, Leg::Back, 7, 70) == Returned::Corrupted, "bit {bit}");
         }
     }
 
     #[test]
     fn another_run_a_short_packet_and_an_unturned_one_are_told_apart() {
-        assert_eq!(read(&returned(64), 8, 64), Returned::Foreign);
-        assert_eq!(read(&[0; 31], 7, 64), Returned::Foreign);
-        assert_eq!(read(&returned(64)[..60], 7, 64), Returned::Corrupted);
+        assert_eq!(read(&returned(64), Leg::Back, 8, 64), Returned::Foreign);
+        assert_eq!(read(&[0; 31], Leg::Back, 7, 64), Returned::Foreign);
+        assert_eq!(read(&returned(64)[..60], Leg::Back, 7, 64), Returned::Corrupted);
         let mut unturned = returned(64);
         assert!(!turn_round(&mut unturned), "once only");
         unturned[LEG] = LEG_OUT;
-        assert_eq!(read(&unturned, 7, 64), Returned::Corrupted);
+        assert_eq!(read(&unturned, Leg::Back, 7, 64), Returned::Corrupted);
         assert!(!turn_round(&mut [0; 28]));
+        assert_eq!(read(&unturned, Leg::Out, 7, 64), Returned::Intact(STAMP), "as the sink reads");
+        assert_eq!(read(&returned(64), Leg::Out, 7, 64), Returned::Corrupted);
     }
 }

@@ -1,4 +1,4 @@
-//! The echo peer: a UDP socket that sends every packet of the tool back once.
+//! The peer's socket, and the echo peer on it, which sends every packet of the tool back once.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -23,31 +23,31 @@ pub(crate) struct PeerCounts {
     pub(crate) unsent: AtomicU64,
 }
 
-/// A bound echo peer.
-#[derive(Debug)]
-pub(crate) struct EchoPeer {
-    socket: UdpSocket,
+/// Opens a peer's socket; port 0 takes a free one.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn open(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(addr)?;
+    // Best effort: the limit of the machine may be lower, and the report shows what is lost.
+    let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES);
+    Ok(socket)
 }
 
-impl EchoPeer {
-    /// Binds the address; port 0 takes a free one.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub(crate) fn bind(addr: SocketAddr) -> io::Result<Self> {
-        let socket = UdpSocket::bind(addr)?;
-        socket.set_read_timeout(Some(STOP_CHECK))?;
-        // Best effort: the limit of the machine may be lower, and the report shows what is lost.
-        let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES);
-        Ok(Self { socket })
-    }
+/// An echo peer.
+#[derive(Debug)]
+pub(crate) struct EchoPeer<'a> {
+    socket: &'a UdpSocket,
+}
 
-    /// The bound address.
+impl<'a> EchoPeer<'a> {
+    /// On a socket of [`open`].
     ///
     /// # Errors
     /// What the kernel says.
-    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+    pub(crate) fn new(socket: &'a UdpSocket) -> io::Result<Self> {
+        socket.set_read_timeout(Some(STOP_CHECK))?;
+        Ok(Self { socket })
     }
 
     /// Echoes until `stop`.
@@ -77,9 +77,9 @@ impl EchoPeer {
     }
 }
 
-/// Errors that say nothing about the socket: time to look at `stop`, or an ICMP answer to an
-/// earlier packet.
-fn passing(error: &io::Error) -> bool {
+/// Whether an error says nothing about the socket: time to look at the clock, or an ICMP answer to
+/// an earlier packet.
+pub(crate) fn passing(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock

@@ -1,19 +1,18 @@
-//! What a run says at its end: a text for people, a JSON document for machines, and the verdict
-//! on the limits. Computes nothing that the run did not measure.
+//! What a run says at its end: a text for people and a JSON document for machines.
+//! Computes nothing that the run did not measure.
 
 use std::fmt::{self, Write as _};
 use std::sync::atomic::Ordering;
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::host::Host;
 use crate::load::account::percent;
+use crate::load::limits::Limits;
+use crate::load::line::{JitterFigures, LATENESS_MS_NOTABLE, Line, Percentiles, ms, sustained};
+use crate::load::plan::FlowCount;
 use crate::load::run::Outcome;
 use crate::turn::transport::Transport;
-
-/// Above this the sender's own lateness is part of the story, milliseconds.
-const LATENESS_MS_NOTABLE: f64 = 1.0;
 
 /// What was asked for, as the report repeats it.
 #[derive(Clone, Debug, Serialize)]
@@ -30,123 +29,50 @@ pub(crate) struct Asked {
     pub(crate) peer: String,
     /// `channel` or `send`.
     pub(crate) mode: &'static str,
+    /// `echo` or `sink`.
+    pub(crate) peer_mode: &'static str,
     /// Allocations.
     pub(crate) allocations: u32,
-    /// Packets a second of each allocation.
-    pub(crate) rate_per_allocation: u32,
-    /// Packets a second of all.
+    /// Packets a second of each allocation; of a ramp, in its last step.
+    pub(crate) rate_per_allocation: u64,
+    /// Packets a second of all; of a ramp, in its last step.
     pub(crate) rate_total: u64,
+    /// Packets a second of each allocation, by step.
+    pub(crate) ramp: Option<Vec<u32>>,
+    /// Seconds of a step of the ramp.
+    pub(crate) step_secs: Option<u32>,
+    /// Seconds for which there is a line.
+    pub(crate) interval_secs: Option<u32>,
     /// Bytes of application data in a packet.
     pub(crate) payload_bytes: usize,
-    /// How long packets are due, seconds.
-    pub(crate) duration_secs: u32,
+    /// How long packets are due, seconds, with the pauses of a ramp.
+    pub(crate) duration_secs: u64,
     /// Threads that send and receive.
     pub(crate) threads: u32,
 }
 
-/// The limits that turn a figure into a failure.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Limits {
-    /// Largest share of offered packets that may not come back intact, percent.
-    pub(crate) loss_percent_max: Option<f64>,
-    /// Largest 99th percentile of the latency, milliseconds.
-    pub(crate) p99_ms_max: Option<f64>,
-}
-
-/// A limit that was broken.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) enum Violation {
-    /// More than `--max-loss`.
-    Loss {
-        /// What was measured, percent.
-        percent: f64,
-        /// What was allowed.
-        max: f64,
-    },
-    /// More than `--max-p99`.
-    P99 {
-        /// What was measured, milliseconds.
-        ms: f64,
-        /// What was allowed.
-        max: f64,
-    },
-    /// A latency limit, and no packet to hold it against.
-    NoLatency,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Loss { percent, max } => {
-                write!(
-                    f,
-                    "limit broken: {percent:.4} % not delivered intact, --max-loss is {max} %"
-                )
-            }
-            Self::P99 { ms, max } => {
-                write!(f, "limit broken: the 99th percentile is {ms:.3} ms, --max-p99 is {max} ms")
-            }
-            Self::NoLatency => {
-                f.write_str("limit broken: --max-p99 is given and no packet came back")
-            }
-        }
-    }
-}
-
-impl Limits {
-    /// Every limit that the run broke.
-    pub(crate) fn violations(&self, outcome: &Outcome) -> Vec<Violation> {
-        let mut violations = Vec::new();
-        let percent = outcome.tally.undelivered_percent();
-        if let Some(max) = self.loss_percent_max.filter(|max| percent > *max) {
-            violations.push(Violation::Loss { percent, max });
-        }
-        if let Some(max) = self.p99_ms_max {
-            if outcome.tally.latency_ns.is_empty() {
-                violations.push(Violation::NoLatency);
-            }
-            let ms = ms(outcome.tally.latency_ns.value_at_quantile(0.99));
-            if ms > max {
-                violations.push(Violation::P99 { ms, max });
-            }
-        }
-        violations
-    }
-}
-
-/// Milliseconds at some percentiles.
+/// How the flows shared the loss.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Percentiles {
-    p50: f64,
-    p90: f64,
-    p99: f64,
-    p99_9: f64,
-    max: f64,
-    mean: f64,
+struct FlowLoss {
+    /// Flows with packets that were offered and did not arrive intact.
+    flows: u64,
+    /// The flow with most of them, from 1, as in messages about allocations.
+    worst: u32,
+    worst_undelivered: u64,
+    worst_undelivered_percent: f64,
 }
 
-impl Percentiles {
-    fn of(histogram: &Histogram<u64>) -> Option<Self> {
-        let at = |quantile| ms(histogram.value_at_quantile(quantile));
-        (!histogram.is_empty()).then(|| Self {
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            p99_9: at(0.999),
-            max: ms(histogram.max()),
-            mean: histogram.mean() / 1e6,
+impl FlowLoss {
+    /// `None` when every flow delivered everything.
+    fn of(flows: &[FlowCount]) -> Option<Self> {
+        let missing = |flow: &&FlowCount| flow.offered.saturating_sub(flow.delivered);
+        let worst = flows.iter().max_by_key(missing).filter(|worst| missing(worst) > 0)?;
+        Some(Self {
+            flows: flows.iter().filter(|flow| missing(flow) > 0).count() as u64,
+            worst: worst.flow + 1,
+            worst_undelivered: missing(&worst),
+            worst_undelivered_percent: percent(missing(&worst), worst.offered),
         })
-    }
-}
-
-impl fmt::Display for Percentiles {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { p50, p90, p99, p99_9, max, mean } = self;
-        write!(
-            f,
-            "p50 {p50:.3}  p90 {p90:.3}  p99 {p99:.3}  p99.9 {p99_9:.3}  max {max:.3}  \
-             mean {mean:.3}"
-        )
     }
 }
 
@@ -182,13 +108,31 @@ pub(crate) struct Report {
     peer_unsent: Option<u64>,
     latency_ms: Option<Percentiles>,
     lateness_ms: Option<Percentiles>,
+    jitter_ms: Option<JitterFigures>,
+    flow_loss: Option<FlowLoss>,
+    steps: Vec<Line>,
+    intervals: Vec<Line>,
+    /// Of a ramp with limits: packets a second over all allocations, in the fastest step up to
+    /// which every one was within the limits.
+    sustained_rate_total: Option<u64>,
+    stopped_at_limit: bool,
     violations: Vec<String>,
+    #[serde(skip)]
+    limits: Limits,
 }
 
 impl Report {
-    /// Of a run and the limits it broke.
-    pub(crate) fn new(asked: Asked, outcome: &Outcome, violations: &[Violation]) -> Self {
+    /// Of a run, the limits that were set, and what it broke of them.
+    pub(crate) fn new(
+        asked: Asked,
+        outcome: &Outcome,
+        limits: Limits,
+        violations: Vec<String>,
+    ) -> Self {
         let tally = &outcome.tally;
+        let lines = outcome.lines.clone();
+        let (steps, intervals) =
+            if asked.ramp.is_some() { (lines, Vec::new()) } else { (Vec::new(), lines) };
         Self {
             tool: concat!("relay-bench ", env!("CARGO_PKG_VERSION")),
             host: Host::here(),
@@ -219,7 +163,16 @@ impl Report {
             peer_unsent: outcome.peer.as_ref().map(|p| p.unsent.load(Ordering::Relaxed)),
             latency_ms: Percentiles::of(&tally.latency_ns),
             lateness_ms: Percentiles::of(&tally.lateness_ns),
-            violations: violations.iter().map(Violation::to_string).collect(),
+            jitter_ms: JitterFigures::of(tally),
+            flow_loss: FlowLoss::of(&outcome.flows),
+            sustained_rate_total: sustained(&steps)
+                .filter(|_| limits.any())
+                .map(|step| step.rate_total),
+            steps,
+            intervals,
+            stopped_at_limit: outcome.stopped_at_limit,
+            violations,
+            limits,
         }
     }
 
@@ -245,18 +198,10 @@ impl Report {
         writeln!(out, "host        Linux {kernel}, {cores} × {cpu}, {} thread(s)", asked.threads)?;
         writeln!(
             out,
-            "server      {} over {}, peer {}, mode {}",
-            asked.server, asked.transport, asked.peer, asked.mode
+            "server      {} over {}, peer {} ({}), mode {}",
+            asked.server, asked.transport, asked.peer, asked.peer_mode, asked.mode
         )?;
-        writeln!(
-            out,
-            "offered     {} allocations × {}/s = {}/s of {} bytes for {} s",
-            asked.allocations,
-            asked.rate_per_allocation,
-            asked.rate_total,
-            asked.payload_bytes,
-            asked.duration_secs
-        )?;
+        self.write_offer(out)?;
         writeln!(out, "ending      {}", self.explanation)?;
         writeln!(
             out,
@@ -273,10 +218,41 @@ impl Report {
         if self.offered > 0 {
             self.write_figures(out)?;
         }
+        self.write_sustained(out)?;
         for violation in &self.violations {
             writeln!(out, "{violation}")?;
         }
         Ok(())
+    }
+
+    fn write_offer(&self, out: &mut String) -> fmt::Result {
+        let asked = &self.asked;
+        write!(out, "offered     {} allocations × ", asked.allocations)?;
+        match (asked.ramp.as_deref(), asked.step_secs) {
+            (Some([first, .., last]), Some(secs)) => write!(
+                out,
+                "{first}..{last}/s in {} steps of {secs} s, up to {}/s",
+                asked.ramp.iter().flatten().count(),
+                asked.rate_total
+            )?,
+            _ => write!(out, "{}/s = {}/s", asked.rate_per_allocation, asked.rate_total)?,
+        }
+        writeln!(out, " of {} bytes for {} s", asked.payload_bytes, asked.duration_secs)
+    }
+
+    fn write_sustained(&self, out: &mut String) -> fmt::Result {
+        if self.steps.is_empty() {
+            return Ok(());
+        }
+        match self.sustained_rate_total {
+            Some(rate) => write!(out, "sustains    {rate}/s within the limits")?,
+            None if self.limits.any() => {
+                write!(out, "sustains    not even the first step within the limits")?;
+            }
+            None => write!(out, "sustains    not judged: --max-loss, --max-p99 or --max-jitter")?,
+        }
+        let stopped = if self.stopped_at_limit { "; stopped at the limit" } else { "" };
+        writeln!(out, "{stopped}")
     }
 
     fn write_figures(&self, out: &mut String) -> fmt::Result {
@@ -303,8 +279,34 @@ impl Report {
             "strays      {} of another flow, {} foreign, {} ICMP unreachable",
             self.misdelivered, self.foreign, self.icmp_unreachable
         )?;
+        if let Some(loss) = &self.flow_loss {
+            writeln!(
+                out,
+                "flows       {} of {} without some packets; worst: allocation {} without {} \
+                 ({:.4} %)",
+                loss.flows,
+                self.asked.allocations,
+                loss.worst,
+                loss.worst_undelivered,
+                loss.worst_undelivered_percent
+            )?;
+        }
         if let Some(latency) = &self.latency_ms {
-            writeln!(out, "latency ms  {latency}  (there and back, from when the packet was due)")?;
+            let way = match self.asked.peer_mode {
+                "sink" => "one way, client to peer",
+                _ => "there and back",
+            };
+            writeln!(out, "latency ms  {latency}  ({way}, from when the packet was due)")?;
+        }
+        if let Some(JitterFigures { flows_p50, flows_max, difference }) = &self.jitter_ms {
+            writeln!(
+                out,
+                "jitter ms   median flow {flows_p50:.3}  worst flow {flows_max:.3}  (RFC 3550)"
+            )?;
+            writeln!(
+                out,
+                "differ ms   {difference}  (|D|: from one packet of a flow to the next)"
+            )?;
         }
         let Some(lateness) = &self.lateness_ms else { return Ok(()) };
         writeln!(out, "lateness ms {lateness}  (of this tool's sends, part of the latency)")?;
@@ -322,42 +324,16 @@ impl Report {
     }
 }
 
-fn ms(ns: u64) -> f64 {
-    ns as f64 / 1e6
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::account::{Arrival, Tally};
-    use crate::load::run::Ending;
-
-    fn outcome(delivered: u64, sent: u64, latency_ns: u64) -> Outcome {
-        let mut tally = Tally::new();
-        tally.sent = sent;
-        for _ in 0..delivered {
-            tally.arrived(Arrival::InOrder, 0, latency_ns);
-        }
-        Outcome {
-            ending: Ending::Completed,
-            tally,
-            ready: 1,
-            allocated: 1,
-            released: 1,
-            retransmissions: 0,
-            setup_ns: 1,
-            load_ns: 1,
-            peer: None,
-        }
-    }
 
     #[test]
-    fn a_limit_holds_at_the_limit_and_breaks_past_it() {
-        let limits = Limits { loss_percent_max: Some(1.0), p99_ms_max: Some(2.0) };
-        assert_eq!(limits.violations(&outcome(99, 100, 1_990_000)), []);
-        let broken = limits.violations(&outcome(98, 100, 2_010_000));
-        assert!(matches!(broken[..], [Violation::Loss { .. }, Violation::P99 { .. }]));
-        assert_eq!(limits.violations(&outcome(0, 0, 0)), [Violation::NoLatency]);
-        assert_eq!(Limits::default().violations(&outcome(0, 100, 0)), []);
+    fn the_worst_flow_is_named_and_flows_that_lost_nothing_are_not_counted() {
+        let flow = |flow, delivered| FlowCount { flow, offered: 100, delivered };
+        assert!(FlowLoss::of(&[flow(0, 100), flow(1, 100)]).is_none());
+        let loss = FlowLoss::of(&[flow(0, 99), flow(2, 60), flow(1, 100)]).unwrap();
+        assert_eq!((loss.flows, loss.worst, loss.worst_undelivered), (2, 3, 40));
+        assert!((loss.worst_undelivered_percent - 40.0).abs() < 1e-9);
     }
 }

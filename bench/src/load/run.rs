@@ -2,16 +2,20 @@
 //! Owns the order of things; the packets are the workers'.
 
 use std::fmt;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io;
+use std::net::UdpSocket;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
 
-use crate::clock::{Clock, MILLISECOND_NS, SECOND_NS};
+use crate::clock::{Clock, MILLISECOND_NS};
 use crate::load::account::Tally;
+use crate::load::line::Line;
 use crate::load::peer::{EchoPeer, PeerCounts};
-use crate::load::plan::{Plan, Share, Shared, Trouble};
+use crate::load::plan::{FlowCount, PeerMode, Plan, Share, Shared, Trouble};
+use crate::load::sink::Sink;
+use crate::load::watch::{TICK, Watch};
 use crate::load::worker::Worker;
 use crate::turn::failure::TurnFailure;
 
@@ -41,7 +45,7 @@ pub(crate) enum Ending {
     },
     /// Nothing comes back, and the server answers no request either.
     ServerGone,
-    /// Nothing comes back, but the server answers requests.
+    /// No packet arrives, but the server answers requests.
     NothingRelayed,
     /// This host has no socket for each allocation.
     NoSockets(io::Error),
@@ -65,7 +69,7 @@ impl fmt::Display for Ending {
                  requests",
             ),
             Self::NothingRelayed => f.write_str(
-                "no packet comes back, but the server answers requests: can it reach the peer? \
+                "no packet arrives, but the server answers requests: can it reach the peer? \
                  --peer-bind gives the built-in peer another address, --peer names a \
                  `relay-bench echo` elsewhere",
             ),
@@ -102,6 +106,12 @@ pub(crate) struct Outcome {
     pub(crate) ending: Ending,
     /// The sums over all threads.
     pub(crate) tally: Tally,
+    /// The packets of each flow, in no order.
+    pub(crate) flows: Vec<FlowCount>,
+    /// The figures of its sections.
+    pub(crate) lines: Vec<Line>,
+    /// Whether a step that broke a limit was the last one.
+    pub(crate) stopped_at_limit: bool,
     /// Allocations that were ready for data.
     pub(crate) ready: u64,
     /// Allocations that existed.
@@ -118,37 +128,41 @@ pub(crate) struct Outcome {
     pub(crate) peer: Option<PeerCounts>,
 }
 
-/// Runs the plan. `peer` is the built-in one, if the run has one; progress goes to stderr.
+/// What the built-in peer brings home: nothing but for a sink.
+type Kept = (Tally, Vec<FlowCount>);
+
+/// Runs the plan. `peer` is the built-in one's socket, if the run has one.
 pub(crate) fn run(
     plan: &Plan,
-    peer: Option<&EchoPeer>,
-    stop: std::sync::Arc<AtomicBool>,
-    progress: Progress,
+    peer: Option<&UdpSocket>,
+    stop: Arc<AtomicBool>,
+    watch: &mut Watch<'_>,
 ) -> Outcome {
-    let shared =
-        Shared { stop, abort: false.into(), ready: 0.into(), sent: 0.into(), delivered: 0.into() };
+    let clock = Clock::start();
+    let shared = Shared::new(plan, stop);
     let peer_stop = AtomicBool::new(false);
     let counts = PeerCounts::default();
-    let (measured, echoed) = thread::scope(|scope| {
-        let echo = peer.map(|peer| scope.spawn(|| peer.run(&peer_stop, &counts)));
-        let measured = drive(plan, &shared, progress);
+    let (measured, kept) = thread::scope(|scope| {
+        let keeps = |socket: &UdpSocket| match plan.peer_mode {
+            PeerMode::Echo => {
+                EchoPeer::new(socket)?.run(&peer_stop, &counts).map(|()| (Tally::new(), Vec::new()))
+            }
+            PeerMode::Sink => Sink::new(socket, plan, &shared, clock, &counts).run(&peer_stop),
+        };
+        let thread = peer.map(|socket| scope.spawn(move || keeps(socket)));
+        let measured = drive(plan, &shared, clock, watch);
         peer_stop.store(true, Ordering::Relaxed);
-        let echoed = echo.map_or(Ok(()), |echo| echo.join().expect("the peer does not panic"));
-        (measured, echoed)
+        let nothing = || Ok((Tally::new(), Vec::new()));
+        let kept: io::Result<Kept> =
+            thread.map_or_else(nothing, |peer| peer.join().expect("the peer does not panic"));
+        (measured, kept)
     });
-    let mut outcome =
-        sum_up(&shared, measured.and_then(|m| echoed.map(|()| m).map_err(Ending::Host)));
+    watch.finish(&shared);
+    let both = measured.and_then(|measured| Ok((measured, kept.map_err(Ending::Host)?)));
+    let mut outcome = sum_up(&shared, both);
     outcome.peer = peer.map(|_| counts);
+    outcome.lines = watch.take_lines();
     outcome
-}
-
-/// Whether to say on stderr how it goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Progress {
-    /// Every second.
-    Shown,
-    /// Not at all.
-    Silent,
 }
 
 struct Measured {
@@ -157,8 +171,12 @@ struct Measured {
     started: bool,
 }
 
-fn drive(plan: &Plan, shared: &Shared, progress: Progress) -> Result<Measured, Ending> {
-    let clock = Clock::start();
+fn drive(
+    plan: &Plan,
+    shared: &Shared,
+    clock: Clock,
+    watch: &mut Watch<'_>,
+) -> Result<Measured, Ending> {
     let workers = (0..plan.threads)
         .map(|index| Worker::new(plan, shared, clock, index))
         .collect::<io::Result<Vec<_>>>()
@@ -179,18 +197,20 @@ fn drive(plan: &Plan, shared: &Shared, progress: Progress) -> Result<Measured, E
             }));
         }
         drop((ready, done));
-        await_all(&set_up, running.len(), || show(plan, shared, None, progress));
+        await_all(&set_up, running.len(), || watch.set_up(shared));
         let setup_ns = clock.now();
         let start = setup_ns + START_DELAY_NS;
         let begin = !shared.stop.load(Ordering::Relaxed) && !shared.abort.load(Ordering::Relaxed);
         if begin {
+            shared.start_ns.store(start, Ordering::Relaxed);
+            watch.begin();
             for channel in &starts {
                 channel.send(start).expect("the thread waits for it");
             }
         }
         drop(starts);
         await_all(&finished, usize::MAX, || {
-            show(plan, shared, Some(clock.now().saturating_sub(start)), progress);
+            watch.load(shared, clock.now().saturating_sub(start));
         });
         let shares = running
             .into_iter()
@@ -200,11 +220,11 @@ fn drive(plan: &Plan, shared: &Shared, progress: Progress) -> Result<Measured, E
     })
 }
 
-/// Waits for `count` messages or until all senders are gone; `tick` is called every second.
-fn await_all(messages: &Receiver<()>, count: usize, tick: impl Fn()) {
+/// Waits for `count` messages or until all senders are gone; calls `tick` meanwhile.
+fn await_all(messages: &Receiver<()>, count: usize, mut tick: impl FnMut()) {
     let mut left = count;
     while left > 0 {
-        match messages.recv_timeout(Duration::from_secs(1)) {
+        match messages.recv_timeout(TICK) {
             Ok(()) => left -= 1,
             Err(RecvTimeoutError::Timeout) => tick(),
             Err(RecvTimeoutError::Disconnected) => return,
@@ -212,34 +232,13 @@ fn await_all(messages: &Receiver<()>, count: usize, tick: impl Fn()) {
     }
 }
 
-fn show(plan: &Plan, shared: &Shared, load_ns: Option<u64>, progress: Progress) {
-    if progress == Progress::Silent {
-        return;
-    }
-    let mut stderr = io::stderr().lock();
-    let end = if stderr.is_terminal() { "\x1b[K\r" } else { "\n" };
-    // Progress is a courtesy: a closed stderr does not end a measurement.
-    let _ = match load_ns {
-        None => {
-            let ready = shared.ready.load(Ordering::Relaxed);
-            write!(stderr, "set-up: {ready} of {} allocations ready{end}", plan.flows)
-        }
-        Some(ns) => write!(
-            stderr,
-            "{} s: {} of {} packets sent, {} back{end}",
-            ns / SECOND_NS,
-            shared.sent.load(Ordering::Relaxed),
-            plan.schedule.packets(),
-            shared.delivered.load(Ordering::Relaxed),
-        ),
-    };
-    let _ = stderr.flush();
-}
-
-fn sum_up(shared: &Shared, measured: Result<Measured, Ending>) -> Outcome {
+fn sum_up(shared: &Shared, both: Result<(Measured, Kept), Ending>) -> Outcome {
     let mut outcome = Outcome {
         ending: Ending::Completed,
         tally: Tally::new(),
+        flows: Vec::new(),
+        lines: Vec::new(),
+        stopped_at_limit: shared.enough.load(Ordering::Relaxed),
         ready: shared.ready.load(Ordering::Relaxed),
         allocated: 0,
         released: 0,
@@ -248,8 +247,8 @@ fn sum_up(shared: &Shared, measured: Result<Measured, Ending>) -> Outcome {
         load_ns: 0,
         peer: None,
     };
-    let measured = match measured {
-        Ok(measured) => measured,
+    let (measured, (kept, kept_flows)) = match both {
+        Ok(both) => both,
         Err(ending) => {
             outcome.ending = ending;
             return outcome;
@@ -259,11 +258,17 @@ fn sum_up(shared: &Shared, measured: Result<Measured, Ending>) -> Outcome {
     let mut trouble = None;
     for share in measured.shares {
         outcome.tally.add(&share.tally);
+        outcome.flows.extend(share.flows);
         outcome.allocated += share.allocated;
         outcome.released += share.released;
         outcome.retransmissions += share.retransmissions;
         outcome.load_ns = outcome.load_ns.max(share.load_ns);
         trouble = trouble.or(share.trouble);
+    }
+    outcome.tally.add(&kept);
+    for flow in &mut outcome.flows {
+        let kept = usize::try_from(flow.flow).ok().and_then(|place| kept_flows.get(place));
+        flow.delivered += kept.map_or(0, |kept| kept.delivered);
     }
     let silent = outcome.tally.sent > 0 && outcome.tally.delivered == 0;
     let gone = measured.started && outcome.released == 0;

@@ -2,16 +2,30 @@
 //! Answers, losses and the sender's own delays do not change it. Sends nothing.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use crate::clock::SECOND_NS;
 
-/// A fixed-rate schedule over all flows. Packets are evenly spaced over the whole, so that flows
-/// take turns and never send in one burst.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Seconds between two steps without a packet due, for what is still under way.
+pub(crate) const PAUSE_SECS: u32 = 1;
+
+/// A schedule over all flows, of one step or of several with a pause between them. Packets of a
+/// step are evenly spaced over the whole, so that flows take turns and never send in one burst.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Schedule {
     flows: u64,
-    packets_per_second: u64,
-    packets_per_flow: u64,
+    steps: Arc<[Step]>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Step {
+    start_secs: u64,
+    /// Packets of one flow before this step.
+    first_sequence: u64,
+    /// Packets of one flow in this step.
+    packets: u64,
+    /// Packets a second over all flows.
+    rate_total: u64,
 }
 
 /// One packet of the schedule.
@@ -26,40 +40,58 @@ pub(crate) struct Slot {
 }
 
 impl Schedule {
-    /// `rate` is packets a second of one flow.
-    pub(crate) fn new(flows: NonZeroU32, rate: NonZeroU32, duration_secs: u32) -> Self {
-        let rate = u64::from(rate.get());
+    /// One step. `rate` is packets a second of one flow.
+    pub(crate) fn steady(flows: NonZeroU32, rate: NonZeroU32, duration_secs: u32) -> Self {
+        Self::steps(flows, &[rate.get()], duration_secs)
+    }
+
+    /// A step of `step_secs` for each rate, in packets a second of one flow.
+    pub(crate) fn steps(flows: NonZeroU32, rates: &[u32], step_secs: u32) -> Self {
         let flows = u64::from(flows.get());
-        let packets_per_flow = rate * u64::from(duration_secs);
-        Self { flows, packets_per_second: rate * flows, packets_per_flow }
+        let mut first_sequence = 0;
+        let steps = (0..).zip(rates).map(|(place, &rate)| {
+            let packets = u64::from(rate) * u64::from(step_secs);
+            let step = Step {
+                start_secs: place * u64::from(step_secs + PAUSE_SECS),
+                first_sequence,
+                packets,
+                rate_total: u64::from(rate) * flows,
+            };
+            first_sequence += packets;
+            step
+        });
+        Self { flows, steps: steps.collect() }
     }
 
     /// The slot of a flow's packet; `None` behind the last one.
     pub(crate) fn slot(&self, flow: u32, sequence: u64) -> Option<Slot> {
-        if sequence >= self.packets_per_flow {
+        let behind = self.steps.partition_point(|step| step.first_sequence <= sequence);
+        let step = self.steps.get(behind.checked_sub(1)?)?;
+        let sequence_in_step = sequence - step.first_sequence;
+        if sequence_in_step >= step.packets {
             return None;
         }
-        let index = sequence * self.flows + u64::from(flow);
+        let index = sequence_in_step * self.flows + u64::from(flow);
         // Whole seconds apart from the rest: the product would overflow in a run of some days.
-        let secs = index / self.packets_per_second;
-        let rest = index % self.packets_per_second;
-        let due_ns = secs * SECOND_NS + rest * SECOND_NS / self.packets_per_second;
+        let secs = step.start_secs + index / step.rate_total;
+        let rest = index % step.rate_total;
+        let due_ns = secs * SECOND_NS + rest * SECOND_NS / step.rate_total;
         Some(Slot { flow, sequence, due_ns })
     }
 
-    /// Packets a second over all flows.
-    pub(crate) fn packets_per_second(&self) -> u64 {
-        self.packets_per_second
+    /// Packets a second over all flows, of a step.
+    pub(crate) fn rate_total(&self, step: usize) -> Option<u64> {
+        self.steps.get(step).map(|step| step.rate_total)
     }
 
-    /// Packets of the whole run.
-    pub(crate) fn packets(&self) -> u64 {
-        self.packets_per_flow * self.flows
+    /// Packets a second of one flow, in the fastest step.
+    pub(crate) fn rate_max(&self) -> u64 {
+        self.steps.iter().map(|step| step.rate_total).max().unwrap_or(0) / self.flows
     }
 
     /// Walks the slots of every `step`th flow from `first` in the order they are due.
-    pub(crate) fn walk(self, first: u32, step: u32) -> Walk {
-        Walk { schedule: self, first, step, next: self.slot(first, 0) }
+    pub(crate) fn walk(&self, first: u32, step: u32) -> Walk {
+        Walk { schedule: self.clone(), first, step, next: self.slot(first, 0) }
     }
 }
 
@@ -95,7 +127,7 @@ mod tests {
     use super::*;
 
     fn schedule(flows: u32, rate: u32, secs: u32) -> Schedule {
-        Schedule::new(NonZeroU32::new(flows).unwrap(), NonZeroU32::new(rate).unwrap(), secs)
+        Schedule::steady(NonZeroU32::new(flows).unwrap(), NonZeroU32::new(rate).unwrap(), secs)
     }
 
     fn walked(mut walk: Walk) -> Vec<Slot> {
@@ -125,7 +157,7 @@ mod tests {
         let mut shared: Vec<_> = (0..3).flat_map(|t| walked(whole.walk(t, 3))).collect();
         shared.sort_by_key(|slot| slot.due_ns);
         assert_eq!(shared, walked(whole.walk(0, 1)));
-        assert_eq!(u64::try_from(shared.len()).unwrap(), whole.packets());
+        assert_eq!(shared.len(), 5 * 7 * 3);
     }
 
     #[test]
@@ -144,5 +176,22 @@ mod tests {
         assert!(schedule.slot(2, 19).unwrap().due_ns < 2 * SECOND_NS);
         assert_eq!(schedule.slot(0, 20), None);
         assert!(walked(schedule.walk(3, 4)).len() <= 20, "a thread without flows is bounded");
+    }
+
+    #[test]
+    fn a_step_begins_after_the_one_before_and_its_pause() {
+        let flows = NonZeroU32::new(2).unwrap();
+        let schedule = Schedule::steps(flows, &[10, 30], 2);
+        assert_eq!(schedule.rate_max(), 30);
+        assert_eq!([0, 1, 2].map(|step| schedule.rate_total(step)), [Some(20), Some(60), None]);
+        let due = |flow, sequence| schedule.slot(flow, sequence).map(|slot| slot.due_ns);
+        assert!(due(1, 19).unwrap() < 2 * SECOND_NS, "the last of the first step");
+        assert_eq!(due(0, 20), Some(3 * SECOND_NS), "the first of the second step");
+        assert_eq!(due(1, 20), Some(3 * SECOND_NS + SECOND_NS / 60));
+        assert!(due(1, 79).unwrap() < 5 * SECOND_NS);
+        assert_eq!(due(0, 80), None);
+        let walked = walked(schedule.walk(0, 1));
+        assert_eq!(walked.len(), 160);
+        assert!(walked.is_sorted_by_key(|slot| slot.due_ns));
     }
 }

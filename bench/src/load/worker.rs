@@ -11,10 +11,11 @@ use std::sync::mpsc::{Receiver, Sender};
 use rustix::event::{Timespec, epoll};
 
 use crate::clock::{Clock, MILLISECOND_NS, SECOND_NS};
-use crate::load::account::{Tally, Window};
-use crate::load::payload::{self, Returned, Stamp};
-use crate::load::plan::{Plan, Share, Shared, Trouble};
+use crate::load::account::{Arrivals, Tally};
+use crate::load::payload::{self, Leg, Returned, Stamp};
+use crate::load::plan::{FlowCount, PeerMode, Plan, Share, Shared, Trouble};
 use crate::load::schedule::Slot;
+use crate::load::section::Sections;
 use crate::turn::client::{Inbound, Stage, TurnClient};
 use crate::turn::failure::TurnFailure;
 use crate::turn::framing::Wrapper;
@@ -29,8 +30,6 @@ const BURST_PACKETS: usize = 32;
 const EVENTS: usize = 256;
 /// How long a wait is at most, so that a stop is noticed.
 const WAIT_NS_MAX: u64 = 50 * MILLISECOND_NS;
-/// Seconds of traffic that the duplicate window of a flow holds.
-const WINDOW_SECS: u64 = 4;
 
 #[derive(Debug)]
 struct Flow {
@@ -39,7 +38,8 @@ struct Flow {
     /// What epoll was asked for; nothing before the link connects and after it failed.
     watched: Option<epoll::EventFlags>,
     client: TurnClient,
-    window: Window,
+    arrivals: Arrivals,
+    offered: u64,
 }
 
 /// A thread at work.
@@ -56,6 +56,9 @@ pub(crate) struct Worker<'a> {
     control_at: u64,
     load_start: u64,
     unanswered_since: Option<u64>,
+    /// What the sink had when it was last looked at.
+    arrived: u64,
+    sections: Sections<'a>,
     share: Share,
 }
 
@@ -88,8 +91,11 @@ impl<'a> Worker<'a> {
             control_at: 0,
             load_start: 0,
             unanswered_since: None,
+            arrived: 0,
+            sections: Sections::new(&shared.collector),
             share: Share {
                 tally: Tally::new(),
+                flows: Vec::new(),
                 trouble: None,
                 load_ns: 0,
                 allocated: 0,
@@ -117,6 +123,18 @@ impl<'a> Worker<'a> {
         if let Err(trouble) = self.release() {
             self.give_up(trouble);
         }
+        self.sum_up()
+    }
+
+    fn sum_up(mut self) -> Share {
+        let arrivals = self.flows.iter_mut().map(|flow| &mut flow.arrivals);
+        self.share.tally.add(&self.sections.finish(self.share.load_ns, arrivals));
+        let count = |flow: &Flow| FlowCount {
+            flow: flow.number,
+            offered: flow.offered,
+            delivered: flow.arrivals.delivered,
+        };
+        self.share.flows = self.flows.iter().map(count).collect();
         self.share
     }
 
@@ -150,10 +168,29 @@ impl<'a> Worker<'a> {
         self.share.load_ns = self.clock.now().saturating_sub(start);
         sent?;
         let end = self.clock.now() + self.plan.drain_ns;
-        while self.share.tally.lost() > 0 && self.clock.now() < end {
+        while self.outstanding() && self.clock.now() < end {
             self.step(end.min(self.clock.now() + WAIT_NS_MAX))?;
+            self.close_sections(u64::MAX);
         }
         Ok(())
+    }
+
+    /// Whether packets may still be under way.
+    fn outstanding(&self) -> bool {
+        match self.plan.peer_mode {
+            PeerMode::Echo => self.sections.lost() > 0,
+            PeerMode::Sink => {
+                let Shared { sent, delivered, .. } = self.shared;
+                sent.load(Ordering::Relaxed) > delivered.load(Ordering::Relaxed)
+            }
+        }
+    }
+
+    /// A section whose packets are not all sent stays open, however late it is.
+    fn close_sections(&mut self, next_due_ns: u64) {
+        let time = self.clock.now().saturating_sub(self.load_start);
+        let time = time.min(self.plan.cut.keeps_open_ns(next_due_ns));
+        self.sections.close(time, self.flows.iter_mut().map(|flow| &mut flow.arrivals));
     }
 
     fn send_all(&mut self, start: u64) -> Result<(), Trouble> {
@@ -168,12 +205,19 @@ impl<'a> Worker<'a> {
             }
             let until = walk.peek().map_or(now, |slot| start + slot.due_ns);
             self.step(until.min(now + WAIT_NS_MAX))?;
+            self.close_sections(walk.peek().map_or(u64::MAX, |slot| slot.due_ns));
             self.watch_for_silence()?;
         }
         Ok(())
     }
 
-    fn watch_for_silence(&self) -> Result<(), Trouble> {
+    fn watch_for_silence(&mut self) -> Result<(), Trouble> {
+        if self.plan.peer_mode == PeerMode::Sink {
+            let arrived = self.shared.delivered.load(Ordering::Relaxed);
+            if std::mem::replace(&mut self.arrived, arrived) != arrived {
+                self.unanswered_since = None;
+            }
+        }
         let silent = |since| self.clock.now() - since > self.plan.stall_ns;
         if self.unanswered_since.is_some_and(silent) { Err(Trouble::Silence) } else { Ok(()) }
     }
@@ -189,9 +233,10 @@ impl<'a> Worker<'a> {
         };
         let datagram = self.wrapper.wrap(|bytes| payload::write(bytes, stamp));
         let now = self.clock.now();
-        let tally = &mut self.share.tally;
+        let tally = self.sections.at(slot.due_ns);
         tally.lateness_ns.saturating_record(now.saturating_sub(self.load_start + slot.due_ns));
         let flow = &mut self.flows[place];
+        flow.offered += 1;
         let mut result = flow.link.send(now, datagram);
         if matches!(result, Err(LinkError::Unreachable)) {
             // The error belongs to an earlier datagram, and reading it cleared it.
@@ -283,7 +328,8 @@ impl<'a> Worker<'a> {
 
     /// Takes a burst from one link, and what it holds beyond: the kernel no longer shows that.
     fn receive(&mut self, place: usize) -> Result<(), Trouble> {
-        let Self { plan, shared, clock, flows, buffer, share, load_start, epoll, .. } = self;
+        let Self { plan, shared, clock, flows, buffer, share, load_start, sections, epoll, .. } =
+            self;
         let flow = &mut flows[place];
         let mut burst = 0;
         while burst < BURST_PACKETS || flow.link.holds_message() {
@@ -301,17 +347,21 @@ impl<'a> Worker<'a> {
                 Err(error) => return Err(flow.gone(error, epoll)),
             };
             match flow.client.receive(now, &buffer[..length]) {
-                Inbound::Data(data) => match payload::read(data, plan.run, plan.payload_bytes) {
-                    Returned::Intact(stamp) if stamp.flow == flow.number => {
-                        let arrival = flow.window.arrive(stamp.sequence);
-                        share.tally.arrived(arrival, stamp.due_ns, now - *load_start);
-                        self.unanswered_since = None;
-                        shared.delivered.fetch_add(1, Ordering::Relaxed);
+                Inbound::Data(data) => {
+                    let time = now.saturating_sub(*load_start);
+                    match payload::read(data, Leg::Back, plan.run, plan.payload_bytes) {
+                        Returned::Intact(stamp) if stamp.flow == flow.number => {
+                            let latency = time.saturating_sub(stamp.due_ns);
+                            let tally = sections.at(stamp.due_ns);
+                            tally.arrived(&mut flow.arrivals, stamp.sequence, latency);
+                            self.unanswered_since = None;
+                            shared.arrived(latency);
+                        }
+                        Returned::Intact(stamp) => sections.at(stamp.due_ns).misdelivered += 1,
+                        Returned::Corrupted => sections.at(time).corrupted += 1,
+                        Returned::Foreign => share.tally.foreign += 1,
                     }
-                    Returned::Intact(_) => share.tally.misdelivered += 1,
-                    Returned::Corrupted => share.tally.corrupted += 1,
-                    Returned::Foreign => share.tally.foreign += 1,
-                },
+                }
                 Inbound::Answer => flow.trouble().map_or(Ok(()), Err)?,
                 Inbound::Foreign => share.tally.foreign += 1,
             }
@@ -324,9 +374,14 @@ impl<'a> Worker<'a> {
 
 impl Flow {
     fn open(plan: &Plan, number: u32) -> io::Result<Self> {
-        let window = Window::new(u64::from(plan.rate) * WINDOW_SECS);
-        let client = TurnClient::new(Arc::clone(&plan.client));
-        Ok(Self { number, link: plan.links.open(None)?, watched: None, client, window })
+        Ok(Self {
+            number,
+            link: plan.links.open(None)?,
+            watched: None,
+            client: TurnClient::new(Arc::clone(&plan.client)),
+            arrivals: Arrivals::new(plan.window_packets()),
+            offered: 0,
+        })
     }
 
     fn connect(&mut self, now: u64, epoll: &OwnedFd, place: usize) -> Result<(), Trouble> {

@@ -2,6 +2,8 @@
 //! over IPv4 loopback for one client implementation; judges credentials, counts, and damages the
 //! way from client to peer.
 
+#![allow(dead_code, reason = "every test file uses its own part")]
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::io::ErrorKind;
@@ -40,6 +42,12 @@ pub(crate) enum Faults {
     Corrupt { nth: u64 },
     /// Every packet waits.
     Delay { time: Duration },
+    /// Every second packet of an allocation waits.
+    Alternate { time: Duration },
+    /// What is above a rate, over all allocations, vanishes, but for short bursts.
+    Police { per_second: u32 },
+    /// It goes out of the relayed address of another allocation.
+    Misdeliver { nth: u64 },
     /// The server does nothing at all for some time, once, after so many packets.
     StallOnce { after: u64, time: Duration },
 }
@@ -109,6 +117,7 @@ impl Server {
             allocations: HashMap::new(),
             delayed: BinaryHeap::new(),
             packets: 0,
+            tokens: (Instant::now(), 0.0),
             nonce: 1,
             nonce_used: 0,
         };
@@ -177,6 +186,8 @@ struct State {
     allocations: HashMap<SocketAddr, Allocation>,
     delayed: BinaryHeap<Reverse<Delayed>>,
     packets: u64,
+    /// When [`Faults::Police`] looked last, and how many packets may pass then.
+    tokens: (Instant, f64),
     nonce: u64,
     nonce_used: u64,
 }
@@ -275,14 +286,44 @@ impl State {
                 self.delayed.push(Reverse((Instant::now() + time, count, client, payload)));
                 return;
             }
+            Faults::Alternate { time } => {
+                let allocation = self.allocations.get_mut(&client).unwrap();
+                allocation.packets += 1;
+                if allocation.packets % 2 == 1 {
+                    self.delayed.push(Reverse((Instant::now() + time, count, client, payload)));
+                    return;
+                }
+            }
+            Faults::Police { per_second } => {
+                if !self.passes(per_second.into()) {
+                    return;
+                }
+            }
+            Faults::Misdeliver { nth } if count.is_multiple_of(nth) => {
+                let other = self.allocations.keys().find(|other| **other != client).unwrap();
+                self.to_peer(*other, &payload);
+                return;
+            }
             Faults::StallOnce { after, time } if count == after => std::thread::sleep(time),
             Faults::None
+            | Faults::Misdeliver { .. }
             | Faults::Drop { .. }
             | Faults::Duplicate { .. }
             | Faults::Corrupt { .. }
             | Faults::StallOnce { .. } => {}
         }
         self.to_peer(client, &payload);
+    }
+
+    /// A token bucket that holds a fifth of a second.
+    fn passes(&mut self, per_second: f64) -> bool {
+        let (before, tokens) = self.tokens;
+        let now = Instant::now();
+        let more = now.duration_since(before).as_secs_f64() * per_second;
+        let tokens = (tokens + more).min(per_second / 5.0);
+        let passes = tokens >= 1.0;
+        self.tokens = (now, if passes { tokens - 1.0 } else { tokens });
+        passes
     }
 
     fn to_peer(&self, client: SocketAddr, payload: &[u8]) {
