@@ -10,6 +10,7 @@ mod host;
 mod load;
 mod objects;
 mod turn;
+mod xdp;
 
 use std::process::ExitCode;
 
@@ -32,12 +33,16 @@ enum Command {
     Load(Box<load::Load>),
     /// Runs only the echo peer, for a `load --peer` elsewhere.
     Echo(load::echo::Echo),
+    /// Times Turnpike's kernel program beside a C relay, an empty program and a reflector.
+    #[command(after_help = EXIT_CODES)]
+    Xdp(xdp::Xdp),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Load(load) => load.run(),
         Command::Echo(echo) => echo.run(),
+        Command::Xdp(xdp) => xdp.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("relay-bench: {error:#}");

@@ -11,3 +11,56 @@ pub mod program {
     /// else: what a rig can carry.
     pub const REFLECTOR: &str = "reflector";
 }
+
+/// Runs another program on the same frame again and again.
+///
+/// `BPF_PROG_TEST_RUN` hands a program its own output when it repeats, and a relay does not take
+/// its output for input. The stage writes the headers anew each time, then calls the program in
+/// [`SUBJECT`](stage::SUBJECT), which returns to the kernel. What the stage costs is the same for
+/// every program, and so is known from a run of an empty one.
+pub mod stage {
+    use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+    /// The program's name.
+    pub const PROGRAM: &str = "stage";
+    /// 0 → [`Template`].
+    pub const TEMPLATE: &str = "STAGE_TEMPLATE";
+    /// 0 → the program to call.
+    pub const SUBJECT: &str = "STAGE_SUBJECT";
+    /// Bytes in front of the frame that the stage is given. Cutting them off puts the IP header
+    /// on a multiple of four, where whole words can be stored: a program that loads a word which
+    /// was stored in pieces a moment ago waits for it, and that is not what is to be measured.
+    pub const LEAD_BYTES: usize = 2;
+    /// Words of [`Template::words`].
+    pub const WORDS: usize = 16;
+    /// Where IPv4 has its source address.
+    pub const SOURCE_WORD_V4: u16 = 6;
+    /// Where IPv6 has the end of its source address.
+    pub const SOURCE_WORD_V6: u16 = 8;
+    /// Bytes of a frame that are restored: Ethernet, IPv6, UDP and a channel header at most.
+    pub const HEAD_BYTES: usize = 2 + 4 * WORDS;
+
+    /// The frame to restore.
+    #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+    #[repr(C)]
+    pub struct Template {
+        /// State of the generator that picks (xorshift); not 0.
+        pub random: u32,
+        /// Each frame gets a source address from `source` up to, not including, `source + picks`;
+        /// host order. Of an IPv6 address these are the last four bytes. Checksums stay as they
+        /// are.
+        pub source: u32,
+        /// See `source`; 1 or more.
+        pub picks: u32,
+        /// Bytes of the frame, [`HEAD_BYTES`] or more.
+        pub frame_bytes: u16,
+        /// Which of `words` holds the source address: [`SOURCE_WORD_V4`] or [`SOURCE_WORD_V6`].
+        pub source_word: u16,
+        /// The frame's first two bytes (wire).
+        pub first: u16,
+        /// Zero.
+        pub reserved: u16,
+        /// The frame's next bytes (wire).
+        pub words: [u32; WORDS],
+    }
+}

@@ -1,0 +1,134 @@
+//! Turnpike's program, loaded and not attached, with its maps as the relay would fill them.
+
+use anyhow::{Context as _, bail};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::programs::Xdp;
+use aya::{Ebpf, EbpfLoader};
+use relay_common::abi::{
+    self, ABI_VERSION, Config, Count, LISTEN_PORTS_MAX, NextHop, Reason, Route, RouteKeyV4,
+    RouteKeyV6,
+};
+use relay_common::addr::Family;
+use relay_common::route::RoutePair;
+use relay_common::wire::channel_data::ChannelRange;
+use relay_common::wire::net::be16;
+use zerocopy::FromBytes as _;
+
+use super::path;
+
+/// The loaded program.
+pub(super) struct Relay {
+    ebpf: Ebpf,
+}
+
+impl Relay {
+    /// Loads it and fills its maps with `live` bindings of each family.
+    pub(super) fn load(object: &[u8], live: u32, routes_max: u32) -> anyhow::Result<Self> {
+        let ebpf = EbpfLoader::new()
+            .map_max_entries(abi::map::ROUTES_V4, routes_max)
+            .map_max_entries(abi::map::ROUTES_V6, routes_max)
+            .load(object)?;
+        let abi = ebpf.map(abi::map::ABI).context("the object has no map ABI: not Turnpike's")?;
+        let version = Array::<_, u32>::try_from(abi)?.len();
+        if version != ABI_VERSION {
+            bail!("the object is of ABI {version}, this relay-bench knows {ABI_VERSION}");
+        }
+        let mut relay = Self { ebpf };
+        relay.configure()?;
+        relay.fill(live)?;
+        let program = relay.ebpf.program_mut(abi::PROGRAM);
+        let program = program.context("the object has no program turnpike")?;
+        let program: &mut Xdp = program.try_into()?;
+        program.load()?;
+        Ok(relay)
+    }
+
+    fn map(&mut self, name: &'static str) -> anyhow::Result<&mut aya::maps::Map> {
+        self.ebpf.map_mut(name).with_context(|| format!("the object has no map {name}"))
+    }
+
+    fn configure(&mut self) -> anyhow::Result<()> {
+        let mut listen_ports = [0; LISTEN_PORTS_MAX];
+        listen_ports[0] = be16(path::LISTEN_PORT);
+        let config = Config {
+            abi_version: ABI_VERSION,
+            epoch: path::EPOCH,
+            relayed_first: path::RELAYED_PORTS.0,
+            relayed_last: path::RELAYED_PORTS.1,
+            channel_last: ChannelRange::Rfc8656.last(),
+            listen_ports_count: 1,
+            listen_ports,
+        };
+        const CONFIG: usize = size_of::<Config>();
+        let config: [u8; CONFIG] = zerocopy::transmute!(config);
+        Array::<_, [u8; CONFIG]>::try_from(self.map(abi::map::CONFIG)?)?.set(0, config, 0)?;
+        const HOP: usize = size_of::<NextHop>();
+        let hop: [u8; HOP] = zerocopy::transmute!(path::next_hop());
+        Array::<_, [u8; HOP]>::try_from(self.map(abi::map::NEXT_HOPS)?)?.set(0, hop, 0)?;
+        Ok(())
+    }
+
+    /// All live bindings, and one that has expired.
+    fn fill(&mut self, live: u32) -> anyhow::Result<()> {
+        for (family, name) in [(Family::V4, abi::map::ROUTES_V4), (Family::V6, abi::map::ROUTES_V6)]
+        {
+            let map = self.map(name)?;
+            let pairs = (0..live)
+                .map(|index| path::routes(family, index))
+                .chain([path::expired_routes(family, live)]);
+            match family {
+                Family::V4 => insert_v4(&mut HashMap::try_from(map)?, pairs)?,
+                Family::V6 => insert_v6(&mut HashMap::try_from(map)?, pairs)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The program, to be called.
+    pub(super) fn program(&self) -> anyhow::Result<&Xdp> {
+        Ok(self.ebpf.program(abi::PROGRAM).context("loaded above")?.try_into()?)
+    }
+
+    /// Packets counted under a reason so far.
+    pub(super) fn packets(&self, reason: Reason) -> anyhow::Result<u64> {
+        let map = self.ebpf.map(abi::map::REASONS).context("the object has no map REASONS")?;
+        let map = PerCpuArray::<_, [u8; size_of::<Count>()]>::try_from(map)?;
+        let counts = map.get(&(reason as u32), 0)?;
+        let packets = |cpu: &[u8; size_of::<Count>()]| {
+            Count::read_from_bytes(cpu).expect("as many bytes as a count has").packets
+        };
+        Ok(counts.iter().map(packets).sum())
+    }
+}
+
+type Routes<'m, const KEY: usize> = HashMap<&'m mut MapData, [u8; KEY], [u8; size_of::<Route>()]>;
+
+fn insert_v4(
+    map: &mut Routes<'_, { size_of::<RouteKeyV4>() }>,
+    pairs: impl Iterator<Item = RoutePair>,
+) -> anyhow::Result<()> {
+    for pair in pairs {
+        let RoutePair::V4 { to_peer, to_client } = pair else { continue };
+        for (key, route) in [to_peer, to_client] {
+            let key: [u8; size_of::<RouteKeyV4>()] = zerocopy::transmute!(key);
+            let route: [u8; size_of::<Route>()] = zerocopy::transmute!(route);
+            map.insert(key, route, 0)?;
+        }
+    }
+    Ok(())
+}
+
+fn insert_v6(
+    map: &mut Routes<'_, { size_of::<RouteKeyV6>() }>,
+    pairs: impl Iterator<Item = RoutePair>,
+) -> anyhow::Result<()> {
+    for pair in pairs {
+        let RoutePair::V6 { to_peer, to_client } = pair else { continue };
+        for (key, route) in [to_peer, to_client] {
+            let key: [u8; size_of::<RouteKeyV6>()] = zerocopy::transmute!(key);
+            let route: [u8; size_of::<Route>()] = zerocopy::transmute!(route);
+            map.insert(key, route, 0)?;
+        }
+    }
+    Ok(())
+}

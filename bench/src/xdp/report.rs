@@ -1,0 +1,260 @@
+//! What `xdp` says at its end: a table for people, one line of JSON for machines.
+
+use std::fmt::{self, Write as _};
+
+use relay_common::addr::Family;
+use serde::Serialize;
+
+use super::lab::Subject;
+use super::path::Path;
+use super::samples::{Cell, Figures, Samples, tenths, thousandths};
+use crate::host::Host;
+
+/// The stage's own cost is a difference of two figures; this is how well it has to hold for a
+/// second program, nanoseconds.
+const STAGE_ERROR_NS_NOTABLE: f64 = 3.0;
+
+/// What was asked for.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Asked {
+    /// The command.
+    pub(super) command: String,
+    /// Times taken for each figure.
+    pub(super) rounds: u32,
+    /// Packets in each of them.
+    pub(super) repeat: u32,
+    /// Live bindings that packets are picked from.
+    pub(super) live: u32,
+    /// Bytes of application data; the first is the headline's.
+    pub(super) payloads: Vec<u16>,
+    /// The core that it ran on.
+    pub(super) cpu: usize,
+    /// Where Turnpike's program is from.
+    pub(super) object: String,
+}
+
+/// Everything that was measured.
+#[derive(Debug)]
+pub(super) struct Measured {
+    /// Rounds that were completed.
+    pub(super) rounds: u32,
+    /// Each path's times through the stage.
+    pub(super) cells: Vec<(Path, Cell)>,
+    /// The empty program's, run without the stage.
+    pub(super) empty: Samples,
+    /// The reflector's, run without the stage.
+    pub(super) reflector: Samples,
+}
+
+/// A path's line.
+#[derive(Debug, Serialize)]
+struct Line {
+    path: &'static str,
+    payload: u16,
+    #[serde(flatten)]
+    figures: Figures,
+    yardstick_ns: Option<f64>,
+    yardstick_net_ns: Option<f64>,
+    ratio: Option<f64>,
+    net_ratio: Option<f64>,
+}
+
+/// A finished report.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    tool: &'static str,
+    ns: f64,
+    yardstick_ns: Option<f64>,
+    ratio_to_yardstick: Option<f64>,
+    net_ns: f64,
+    yardstick_net_ns: Option<f64>,
+    net_ratio_to_yardstick: Option<f64>,
+    /// IPv6's `ns` in IPv4's.
+    ipv6_to_ipv4: f64,
+    empty_ns: f64,
+    reflector_ns: f64,
+    /// What the reflector takes through the stage, the stage's cost taken off, less
+    /// `reflector_ns`: the method's error.
+    stage_error_ns: f64,
+    ending: &'static str,
+    rounds: u32,
+    paths: Vec<Line>,
+    kernel: String,
+    cpu: String,
+    commit: &'static str,
+    command: String,
+    host: Host,
+    asked: Asked,
+}
+
+fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let values: Vec<f64> = values.collect::<Option<_>>()?;
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+fn ratio(ours: f64, other: Option<f64>) -> Option<f64> {
+    other.filter(|other| *other > 0.0).map(|other| thousandths(ours / other))
+}
+
+impl Line {
+    fn new(path: &Path, cell: &Cell, empty: f64) -> Option<Self> {
+        let figures = cell.figures(Subject::Relay, empty)?;
+        let yardstick = cell.figures(Subject::Yardstick, empty);
+        let (ns, net) = (yardstick.map(|y| y.ns), yardstick.map(|y| y.net_ns));
+        Some(Self {
+            path: path.name,
+            payload: path.payload,
+            figures,
+            yardstick_ns: ns,
+            yardstick_net_ns: net,
+            ratio: ratio(figures.ns, ns),
+            net_ratio: ratio(figures.net_ns, net),
+        })
+    }
+}
+
+impl Report {
+    /// Of what was measured on `host`; `None` before the end of the first round.
+    pub(super) fn new(
+        host: Host,
+        asked: Asked,
+        measured: &Measured,
+        ending: &'static str,
+    ) -> Option<Self> {
+        let empty = measured.empty.median()?;
+        let reflector = measured.reflector.median()?;
+        let payload = *asked.payloads.first()?;
+        let both = |family, subject, figure: fn(Figures) -> f64| {
+            let headline = measured.cells.iter().filter(|(path, _)| {
+                path.family == family && path.is_relayed() && path.payload == payload
+            });
+            let figures = headline.map(|(_, cell)| cell.figures(subject, empty).map(figure));
+            mean(figures).map(tenths)
+        };
+        let v4 = |subject, figure| both(Family::V4, subject, figure);
+        let (ns, net_ns) = (v4(Subject::Relay, |f| f.ns)?, v4(Subject::Relay, |f| f.net_ns)?);
+        let yardstick_ns = v4(Subject::Yardstick, |f| f.ns);
+        let yardstick_net_ns = v4(Subject::Yardstick, |f| f.net_ns);
+        let v6_ns = both(Family::V6, Subject::Relay, |f| f.ns)?;
+        let staged = v4(Subject::Reflector, |f| f.ns)?;
+        Some(Self {
+            tool: concat!("relay-bench ", env!("CARGO_PKG_VERSION")),
+            ns,
+            yardstick_ns,
+            ratio_to_yardstick: ratio(ns, yardstick_ns),
+            net_ns,
+            yardstick_net_ns,
+            net_ratio_to_yardstick: ratio(net_ns, yardstick_net_ns),
+            ipv6_to_ipv4: thousandths(v6_ns / ns),
+            empty_ns: tenths(empty),
+            reflector_ns: tenths(reflector),
+            stage_error_ns: tenths(staged - reflector),
+            ending,
+            rounds: measured.rounds,
+            paths: measured
+                .cells
+                .iter()
+                .map(|(path, cell)| Line::new(path, cell, empty))
+                .collect::<Option<_>>()?,
+            kernel: host.kernel.clone(),
+            cpu: host.cpu.clone(),
+            commit: env!("TURNPIKE_COMMIT"),
+            command: asked.command.clone(),
+            host,
+            asked,
+        })
+    }
+
+    /// The document, on one line.
+    ///
+    /// # Errors
+    /// None that this document can cause.
+    pub(super) fn json(&self) -> serde_json::Result<String> {
+        serde_json::to_string(self)
+    }
+
+    /// The text.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        self.write_text(&mut text).expect("a String takes every text");
+        text
+    }
+
+    fn write_text(&self, out: &mut String) -> fmt::Result {
+        let Asked { repeat, live, cpu, object, .. } = &self.asked;
+        writeln!(out, "{}: {}", self.tool, self.command)?;
+        writeln!(
+            out,
+            "host        Linux {}, {} × {}, on core {cpu}",
+            self.kernel, self.host.cores, self.cpu
+        )?;
+        writeln!(out, "programs    {object}; this tool is of commit {}", self.commit)?;
+        writeln!(
+            out,
+            "method      BPF_PROG_TEST_RUN, medians of {} rounds of {repeat} packets, {live} live \
+             channel(s), programs in turn",
+            self.rounds
+        )?;
+        writeln!(out, "ending      {}", self.ending)?;
+        writeln!(
+            out,
+            "references  empty {:.1} ns, reflector {:.1} ns; error of the method {:+.1} ns",
+            self.empty_ns, self.reflector_ns, self.stage_error_ns
+        )?;
+        self.write_table(out)?;
+        write!(out, "IPv4        {:.1} ns, {:.1} net of the empty program", self.ns, self.net_ns)?;
+        match (self.yardstick_ns, self.ratio_to_yardstick, self.net_ratio_to_yardstick) {
+            (Some(ns), Some(ratio), Some(net_ratio)) => writeln!(
+                out,
+                "; yardstick {ns:.1} ns: {ratio:.3} times as much, {net_ratio:.3} times net"
+            )?,
+            _ => writeln!(out, "; no yardstick in this build (it needs clang)")?,
+        }
+        writeln!(out, "IPv6        {:.3} times as much as IPv4", self.ipv6_to_ipv4)?;
+        if self.stage_error_ns.abs() > STAGE_ERROR_NS_NOTABLE {
+            writeln!(
+                out,
+                "note        the reflector differs by {:+.1} ns from its own figure: the machine is \
+                 not quiet, and all figures are as uncertain",
+                self.stage_error_ns
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write_table(&self, out: &mut String) -> fmt::Result {
+        writeln!(
+            out,
+            "{:<20} {:>7} {:>8} {:>8} {:>8} {:>8} {:>8} {:>10} {:>8} {:>7} {:>7}",
+            "ns a packet",
+            "payload",
+            "median",
+            "min",
+            "p25",
+            "p75",
+            "net",
+            "yardstick",
+            "net",
+            "ratio",
+            "net"
+        )?;
+        for line in &self.paths {
+            let Figures { ns, net_ns, min, p25, p75 } = line.figures;
+            let one = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.1}"));
+            let three =
+                |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.3}"));
+            writeln!(
+                out,
+                "{:<20} {:>7} {ns:>8.1} {min:>8.1} {p25:>8.1} {p75:>8.1} {net_ns:>8.1} {:>10} {:>8} \
+                 {:>7} {:>7}",
+                line.path,
+                line.payload,
+                one(line.yardstick_ns),
+                one(line.yardstick_net_ns),
+                three(line.ratio),
+                three(line.net_ratio),
+            )?;
+        }
+        Ok(())
+    }
+}
