@@ -24,7 +24,8 @@
 #define UINT(name, value) int (*name)[value]
 #define TYPE(name, type) type *name
 
-static void *(*const map_lookup)(const void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
+static void *(*const map_lookup)(const void *map, const void *key) =
+	(void *)BPF_FUNC_map_lookup_elem;
 static __u64 (*const coarse_ns)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 static long (*const move_head)(struct xdp_md *ctx, int by) = (void *)BPF_FUNC_xdp_adjust_head;
 

@@ -53,7 +53,7 @@ pub(crate) struct Xdp {
     #[arg(long, value_name = "N", default_value = "1", value_parser = from_one_to(500_000))]
     live: NonZeroU32,
     /// Bytes of application data; the first is the headline's.
-    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_values = ["64", "200", "1200"])]
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_value = "64,200,1200")]
     #[arg(value_parser = clap::value_parser!(u16).range(PAYLOAD_BYTES))]
     payload: Vec<u16>,
     /// Run on this core [default: the last one allowed].

@@ -214,8 +214,8 @@ impl Report {
         if self.stage_error_ns.abs() > STAGE_ERROR_NS_NOTABLE {
             writeln!(
                 out,
-                "note        the reflector differs by {:+.1} ns from its own figure: the machine is \
-                 not quiet, and all figures are as uncertain",
+                "note        the reflector differs by {:+.1} ns from its own figure: the machine \
+                 is not quiet, and all figures are as uncertain",
                 self.stage_error_ns
             )?;
         }
@@ -245,8 +245,8 @@ impl Report {
                 |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.3}"));
             writeln!(
                 out,
-                "{:<20} {:>7} {ns:>8.1} {min:>8.1} {p25:>8.1} {p75:>8.1} {net_ns:>8.1} {:>10} {:>8} \
-                 {:>7} {:>7}",
+                "{:<20} {:>7} {ns:>8.1} {min:>8.1} {p25:>8.1} {p75:>8.1} {net_ns:>8.1} {:>10} \
+                 {:>8} {:>7} {:>7}",
                 line.path,
                 line.payload,
                 one(line.yardstick_ns),
