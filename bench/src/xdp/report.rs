@@ -14,6 +14,10 @@ use crate::host::Host;
 /// second program, nanoseconds.
 const STAGE_ERROR_NS_NOTABLE: f64 = 3.0;
 
+/// The empty program's quartiles further apart than this share of its median tell of a machine
+/// that does other work.
+const SPREAD_NOTABLE: f64 = 0.1;
+
 /// What was asked for.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Asked {
@@ -55,6 +59,9 @@ struct Line {
     figures: Figures,
     yardstick_ns: Option<f64>,
     yardstick_net_ns: Option<f64>,
+    yardstick_min: Option<f64>,
+    yardstick_p25: Option<f64>,
+    yardstick_p75: Option<f64>,
     ratio: Option<f64>,
     net_ratio: Option<f64>,
 }
@@ -72,6 +79,8 @@ pub(super) struct Report {
     /// IPv6's `ns` in IPv4's.
     ipv6_to_ipv4: f64,
     empty_ns: f64,
+    empty_p25: f64,
+    empty_p75: f64,
     reflector_ns: f64,
     /// What the reflector takes through the stage, the stage's cost taken off, less
     /// `reflector_ns`: the method's error.
@@ -107,6 +116,9 @@ impl Line {
             figures,
             yardstick_ns: ns,
             yardstick_net_ns: net,
+            yardstick_min: yardstick.map(|y| y.min),
+            yardstick_p25: yardstick.map(|y| y.p25),
+            yardstick_p75: yardstick.map(|y| y.p75),
             ratio: ratio(figures.ns, ns),
             net_ratio: ratio(figures.net_ns, net),
         })
@@ -147,6 +159,8 @@ impl Report {
             net_ratio_to_yardstick: ratio(net_ns, yardstick_net_ns),
             ipv6_to_ipv4: thousandths(v6_ns / ns),
             empty_ns: tenths(empty),
+            empty_p25: tenths(measured.empty.quantile(0.25)?),
+            empty_p75: tenths(measured.empty.quantile(0.75)?),
             reflector_ns: tenths(reflector),
             stage_error_ns: tenths(staged - reflector),
             ending,
@@ -198,8 +212,9 @@ impl Report {
         writeln!(out, "ending      {}", self.ending)?;
         writeln!(
             out,
-            "references  empty {:.1} ns, reflector {:.1} ns; error of the method {:+.1} ns",
-            self.empty_ns, self.reflector_ns, self.stage_error_ns
+            "references  empty {:.1} ns (p25 {:.1}, p75 {:.1}), reflector {:.1} ns; error of the \
+             method {:+.1} ns",
+            self.empty_ns, self.empty_p25, self.empty_p75, self.reflector_ns, self.stage_error_ns
         )?;
         self.write_table(out)?;
         write!(out, "IPv4        {:.1} ns, {:.1} net of the empty program", self.ns, self.net_ns)?;
@@ -211,12 +226,12 @@ impl Report {
             _ => writeln!(out, "; no yardstick in this build (it needs clang)")?,
         }
         writeln!(out, "IPv6        {:.3} times as much as IPv4", self.ipv6_to_ipv4)?;
-        if self.stage_error_ns.abs() > STAGE_ERROR_NS_NOTABLE {
+        let spread = (self.empty_p75 - self.empty_p25) / self.empty_ns;
+        if self.stage_error_ns.abs() > STAGE_ERROR_NS_NOTABLE || spread > SPREAD_NOTABLE {
             writeln!(
                 out,
-                "note        the reflector differs by {:+.1} ns from its own figure: the machine \
-                 is not quiet, and all figures are as uncertain",
-                self.stage_error_ns
+                "note        the references are not steady: this machine does other work, and all \
+                 figures are as uncertain"
             )?;
         }
         Ok(())
