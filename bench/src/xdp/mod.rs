@@ -22,6 +22,7 @@ use anyhow::{Context as _, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use relay_common::abi::ROUTES_MAX;
+use rustix::io::Errno;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use self::lab::{Lab, Subject, Void};
@@ -254,7 +255,8 @@ fn explain(error: anyhow::Error) -> anyhow::Error {
     let denied = error
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|cause| cause.kind() == io::ErrorKind::PermissionDenied);
+        // EACCES, the other error of this kind, is the verifier's.
+        .any(|cause| cause.raw_os_error() == Some(Errno::PERM.raw_os_error()));
     if denied {
         return error.context(
             "loading kernel programs needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON: run \
