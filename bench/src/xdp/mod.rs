@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use relay_common::abi::ROUTES_MAX;
+use relay_common::abi::{ROUTES_MAX, Reason};
 use rustix::io::Errno;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -148,6 +148,7 @@ impl Xdp {
             cells: self.paths().into_iter().map(|path| (path, Cell::default())).collect(),
             empty: Samples::default(),
             reflector: Samples::default(),
+            no_route: Samples::default(),
         };
         for (path, _) in &measured.cells {
             for subject in lab.subjects(path) {
@@ -182,13 +183,15 @@ impl Xdp {
         stop: &AtomicBool,
     ) -> anyhow::Result<Option<Round>> {
         let repeat = self.repeat.get();
-        let (first, _) = &cells[0];
-        let mut round = Round {
-            empty: lab.time_alone(Subject::Empty, first, repeat)?,
-            reflector: lab.time_alone(Subject::Reflector, first, repeat)?,
-            staged: Vec::new(),
-        };
+        let mut round = Round::default();
         for (index, (path, _)) in cells.iter().enumerate() {
+            if index == 0 {
+                round.empty = lab.time_alone(Subject::Empty, path, repeat)?;
+                round.reflector = lab.time_alone(Subject::Reflector, path, repeat)?;
+            }
+            if path.reason == Reason::NoRoute {
+                round.no_route = lab.time_alone(Subject::Relay, path, repeat)?;
+            }
             for subject in lab.subjects(path) {
                 if stop.load(Ordering::Relaxed) {
                     return Ok(None);
@@ -226,9 +229,11 @@ impl Xdp {
 }
 
 /// One round's times.
+#[derive(Default)]
 struct Round {
     empty: u32,
     reflector: u32,
+    no_route: u32,
     /// Index of the cell, program, nanoseconds.
     staged: Vec<(usize, Subject, u32)>,
 }
@@ -238,6 +243,7 @@ impl Measured {
         self.rounds += 1;
         self.empty.push(round.empty);
         self.reflector.push(round.reflector);
+        self.no_route.push(round.no_route);
         for (index, subject, ns) in round.staged {
             self.cells[index].1.of_mut(subject).push(ns);
         }
