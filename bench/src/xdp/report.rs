@@ -79,6 +79,10 @@ pub(super) struct Report {
     net_ns: f64,
     yardstick_net_ns: Option<f64>,
     net_ratio_to_yardstick: Option<f64>,
+    /// The same as the first three, of the fastest rounds.
+    min_ns: f64,
+    yardstick_min_ns: Option<f64>,
+    min_ratio_to_yardstick: Option<f64>,
     /// IPv6's `ns` in IPv4's.
     ipv6_to_ipv4: f64,
     empty_ns: f64,
@@ -109,7 +113,7 @@ fn ratio(ours: f64, other: Option<f64>) -> Option<f64> {
 }
 
 impl Line {
-    fn new(path: &Path, cell: &Cell, empty: f64) -> Option<Self> {
+    fn new(path: &Path, cell: &Cell, empty: &Samples) -> Option<Self> {
         let figures = cell.figures(Subject::Relay, empty)?;
         let yardstick = cell.figures(Subject::Yardstick, empty);
         let (ns, net) = (yardstick.map(|y| y.ns), yardstick.map(|y| y.net_ns));
@@ -143,18 +147,21 @@ impl Report {
             let headline = measured.cells.iter().filter(|(path, _)| {
                 path.family == family && path.is_relayed() && path.payload == payload
             });
-            let figures = headline.map(|(_, cell)| cell.figures(subject, empty).map(figure));
+            let figures =
+                headline.map(|(_, cell)| cell.figures(subject, &measured.empty).map(figure));
             mean(figures).map(tenths)
         };
         let v4 = |subject, figure| both(Family::V4, subject, figure);
         let (ns, net_ns) = (v4(Subject::Relay, |f| f.ns)?, v4(Subject::Relay, |f| f.net_ns)?);
         let yardstick_ns = v4(Subject::Yardstick, |f| f.ns);
         let yardstick_net_ns = v4(Subject::Yardstick, |f| f.net_ns);
+        let min_ns = v4(Subject::Relay, |f| f.min)?;
+        let yardstick_min_ns = v4(Subject::Yardstick, |f| f.min);
         let v6_ns = both(Family::V6, Subject::Relay, |f| f.ns)?;
         let staged = v4(Subject::Reflector, |f| f.ns)?;
         let no_route = measured.cells.iter().find(|(path, _)| path.reason == Reason::NoRoute)?;
         let no_route =
-            no_route.1.figures(Subject::Relay, empty)?.ns - measured.no_route.median()?;
+            no_route.1.figures(Subject::Relay, &measured.empty)?.ns - measured.no_route.median()?;
         Some(Self {
             tool: concat!("relay-bench ", env!("CARGO_PKG_VERSION")),
             ns,
@@ -163,6 +170,9 @@ impl Report {
             net_ns,
             yardstick_net_ns,
             net_ratio_to_yardstick: ratio(net_ns, yardstick_net_ns),
+            min_ns,
+            yardstick_min_ns,
+            min_ratio_to_yardstick: ratio(min_ns, yardstick_min_ns),
             ipv6_to_ipv4: thousandths(v6_ns / ns),
             empty_ns: tenths(empty),
             empty_p25: tenths(measured.empty.quantile(0.25)?),
@@ -174,7 +184,7 @@ impl Report {
             paths: measured
                 .cells
                 .iter()
-                .map(|(path, cell)| Line::new(path, cell, empty))
+                .map(|(path, cell)| Line::new(path, cell, &measured.empty))
                 .collect::<Option<_>>()?,
             kernel: host.kernel.clone(),
             cpu: host.cpu.clone(),
@@ -235,6 +245,13 @@ impl Report {
                 "; yardstick {ns:.1} ns: {ratio:.3} times as much, {net_ratio:.3} times net"
             )?,
             _ => writeln!(out, "; no yardstick in this build (it needs clang)")?,
+        }
+        write!(out, "fastest     {:.1} ns", self.min_ns)?;
+        match (self.yardstick_min_ns, self.min_ratio_to_yardstick) {
+            (Some(ns), Some(ratio)) => {
+                writeln!(out, "; yardstick {ns:.1} ns: {ratio:.3} times as much")?;
+            }
+            _ => writeln!(out)?,
         }
         writeln!(out, "IPv6        {:.3} times as much as IPv4", self.ipv6_to_ipv4)?;
         let spread = (self.empty_p75 - self.empty_p25) / self.empty_ns;

@@ -46,22 +46,21 @@ impl Cell {
         &mut self.0[subject as usize]
     }
 
-    /// What the stage adds to any program on this path, given what the empty one takes alone.
-    fn stage_ns(&self, empty_alone: f64) -> Option<f64> {
-        Some(self.of(Subject::Empty).median()? - empty_alone)
-    }
-
-    /// A program's figures as if it ran without the stage.
-    pub(super) fn figures(&self, subject: Subject, empty_alone: f64) -> Option<Figures> {
-        let stage = self.stage_ns(empty_alone)?;
-        let at = |q| self.of(subject).quantile(q).map(|ns| tenths(ns - stage));
-        let ns = at(0.5)?;
+    /// A program's figures as if it ran without the stage, given what the empty one takes alone.
+    /// Medians give the stage's cost to the median and its quartiles, fastest rounds to the
+    /// fastest: on a machine that does other work these differ.
+    pub(super) fn figures(&self, subject: Subject, empty_alone: &Samples) -> Option<Figures> {
+        let empty = empty_alone.median()?;
+        let stage = |q| Some(self.of(Subject::Empty).quantile(q)? - empty_alone.quantile(q)?);
+        let (typical, least) = (stage(0.5)?, stage(0.0)?);
+        let at = |q, stage: f64| self.of(subject).quantile(q).map(|ns| tenths(ns - stage));
+        let ns = at(0.5, typical)?;
         Some(Figures {
             ns,
-            net_ns: tenths(ns - empty_alone),
-            min: at(0.0)?,
-            p25: at(0.25)?,
-            p75: at(0.75)?,
+            net_ns: tenths(ns - empty),
+            min: at(0.0, least)?,
+            p25: at(0.25, typical)?,
+            p75: at(0.75, typical)?,
         })
     }
 }
@@ -73,7 +72,7 @@ pub(super) struct Figures {
     pub(super) ns: f64,
     /// The same, less what the empty program takes.
     pub(super) net_ns: f64,
-    /// The fastest round.
+    /// The fastest round's, with what the stage takes in its own fastest.
     pub(super) min: f64,
     /// A quarter of the rounds took less.
     pub(super) p25: f64,
@@ -118,8 +117,10 @@ mod tests {
         // The stage takes 30, an empty program 10, ours 60 more than nothing.
         cell.of_mut(Subject::Empty).push(40);
         cell.of_mut(Subject::Relay).push(100);
-        let figures = cell.figures(Subject::Relay, 10.5).unwrap();
-        assert_eq!((figures.ns, figures.net_ns), (70.5, 60.0));
-        assert_eq!(cell.figures(Subject::Yardstick, 10.5), None);
+        let alone = samples(&[10]);
+        let figures = cell.figures(Subject::Relay, &alone).unwrap();
+        assert_eq!((figures.ns, figures.net_ns, figures.min), (70.5, 60.0, 70.0));
+        assert_eq!(cell.figures(Subject::Yardstick, &alone), None);
+        assert_eq!(cell.figures(Subject::Relay, &Samples::default()), None);
     }
 }
