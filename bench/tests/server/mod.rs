@@ -1,13 +1,16 @@
 //! A miniature TURN server with faults that are known in advance. Speaks just enough RFC 8656
-//! over IPv4 loopback for one client implementation; judges credentials, counts, and damages the
+//! over loopback for one client implementation; judges credentials, counts, and damages the
 //! way from client to peer.
 
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+pub(crate) mod front;
+pub(crate) mod identity;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::io::ErrorKind;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -21,6 +24,8 @@ use relay_common::wire::attribute::{self, AttributeType as A};
 use relay_common::wire::channel_data::{ChannelData, ChannelNumber, ChannelRange};
 use relay_common::wire::stun::{Class, Fingerprint, Message, Method, TransactionId};
 use relay_common::wire::writer::MessageWriter;
+
+use front::Front;
 
 /// Receive buffer asked of the kernel, so that a busy machine does not lose packets by itself.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
@@ -71,6 +76,8 @@ pub(crate) struct Manners {
     pub(crate) silent: bool,
     /// Nothing is answered or relayed any more after so many packets.
     pub(crate) dies_after: Option<u64>,
+    /// Every connection is closed after so many packets.
+    pub(crate) hangs_up_after: Option<u64>,
 }
 
 impl Default for Manners {
@@ -84,6 +91,7 @@ impl Default for Manners {
             denies_peers: false,
             silent: false,
             dies_after: None,
+            hangs_up_after: None,
         }
     }
 }
@@ -106,13 +114,18 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// Over UDP on IPv4.
     pub(crate) fn start(manners: Manners) -> Self {
-        let socket = open();
-        let addr = socket.local_addr().unwrap();
+        Self::behind(Front::udp("127.0.0.1"), manners)
+    }
+
+    pub(crate) fn behind(front: Front, manners: Manners) -> Self {
+        let addr = front.addr();
         let counts = Arc::new(Counts::default());
         let mut state = State {
             manners,
-            socket,
+            front,
+            ip: addr.ip(),
             counts: Arc::clone(&counts),
             allocations: HashMap::new(),
             delayed: BinaryHeap::new(),
@@ -181,7 +194,8 @@ type Delayed = (Instant, u64, SocketAddr, Vec<u8>);
 
 struct State {
     manners: Manners,
-    socket: UdpSocket,
+    front: Front,
+    ip: IpAddr,
     counts: Arc<Counts>,
     allocations: HashMap<SocketAddr, Allocation>,
     delayed: BinaryHeap<Reverse<Delayed>>,
@@ -197,7 +211,7 @@ impl State {
         let mut buffer = [0; 2048];
         while !self.counts.stop.load(Ordering::SeqCst) {
             let mut idle = true;
-            while let Some((length, client)) = receive(&self.socket, &mut buffer) {
+            while let Some((length, client)) = self.front.receive(&mut buffer) {
                 idle = false;
                 self.take_from_client(client, &mut buffer[..length]);
             }
@@ -244,7 +258,7 @@ impl State {
                 self.counts.requests.fetch_add(1, Ordering::SeqCst);
                 if !self.manners.silent && !self.dead() {
                     let answer = self.answer(client, &message);
-                    self.socket.send_to(&answer, client).unwrap();
+                    self.front.send(client, &answer);
                 }
             }
             Demux::Other => panic!("neither STUN nor ChannelData"),
@@ -256,6 +270,9 @@ impl State {
         self.counts.packets.store(self.packets, Ordering::SeqCst);
         if self.dead() {
             return;
+        }
+        if self.manners.hangs_up_after == Some(self.packets) {
+            return self.front.hang_up();
         }
         let count = self.packets;
         match self.manners.faults {
@@ -332,12 +349,14 @@ impl State {
     }
 
     /// Whether there was anything.
-    fn take_from_peers(&self, buffer: &mut [u8]) -> bool {
+    fn take_from_peers(&mut self, buffer: &mut [u8]) -> bool {
         let mut any = false;
-        for (client, allocation) in &self.allocations {
+        let dead = self.dead();
+        let Self { front, allocations, .. } = self;
+        for (client, allocation) in allocations {
             while let Some((length, from)) = receive(&allocation.socket, buffer) {
                 any = true;
-                if self.dead() || Some(from) != allocation.peer {
+                if dead || Some(from) != allocation.peer {
                     continue;
                 }
                 let payload = &buffer[..length];
@@ -351,7 +370,7 @@ impl State {
                         w.attribute(A::DATA, payload);
                     }),
                 };
-                self.socket.send_to(&datagram, client).unwrap();
+                front.send(*client, &datagram);
             }
         }
         any
@@ -382,7 +401,7 @@ impl State {
                 if self.allocations.len() == self.manners.allocations_max {
                     return self.refuse(request, 486, "Quota");
                 }
-                let socket = open();
+                let socket = open(self.ip);
                 relayed = Some(socket.local_addr().unwrap());
                 let fresh = Allocation {
                     socket,
@@ -456,8 +475,8 @@ impl State {
     }
 }
 
-fn open() -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+fn open(ip: IpAddr) -> UdpSocket {
+    let socket = UdpSocket::bind((ip, 0)).unwrap();
     socket.set_nonblocking(true).unwrap();
     rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES).unwrap();
     socket

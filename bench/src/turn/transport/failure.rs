@@ -166,6 +166,10 @@ fn certificate(
             "has an issuer that is not trusted here: give it with --ca FILE, or send the \
              intermediate certificates from the server (or --insecure to measure anyway)",
         ),
+        E::BadSignature => f.write_str(
+            "is not signed by the issuer that is trusted here under that name: was the authority \
+             made anew? (--ca FILE, or --insecure to measure anyway)",
+        ),
         other => write!(f, "is not acceptable: {other} (--insecure measures anyway)"),
     }
 }
