@@ -7,7 +7,6 @@
     reason = "the functions around the tests are tests too, and the server lives in real time"
 )]
 
-#[allow(dead_code, reason = "only certificates are made here")]
 #[path = "server/identity.rs"]
 mod identity;
 mod tool;

@@ -3,6 +3,7 @@
 
 mod account;
 pub(crate) mod echo;
+mod flow;
 mod jitter;
 mod limits;
 mod line;

@@ -4,23 +4,21 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
 
 use rustix::event::{Timespec, epoll};
 
 use crate::clock::{Clock, MILLISECOND_NS, SECOND_NS};
-use crate::load::account::{Arrivals, Tally};
+use crate::load::account::Tally;
+use crate::load::flow::Flow;
 use crate::load::payload::{self, Leg, Returned, Stamp};
 use crate::load::plan::{FlowCount, PeerMode, Plan, Share, Shared, Trouble};
 use crate::load::schedule::Slot;
 use crate::load::section::Sections;
-use crate::turn::client::{Inbound, Stage, TurnClient};
-use crate::turn::failure::TurnFailure;
+use crate::turn::client::{Inbound, Stage};
 use crate::turn::framing::Wrapper;
-use crate::turn::transport::failure::LinkFailure;
-use crate::turn::transport::{Link, LinkError, Sent};
+use crate::turn::transport::{LinkError, Sent};
 
 /// Allocations one thread sets up at the same time: more would overflow a server's socket buffer.
 const SETUP_CONCURRENCY: usize = 32;
@@ -30,17 +28,6 @@ const BURST_PACKETS: usize = 32;
 const EVENTS: usize = 256;
 /// How long a wait is at most, so that a stop is noticed.
 const WAIT_NS_MAX: u64 = 50 * MILLISECOND_NS;
-
-#[derive(Debug)]
-struct Flow {
-    number: u32,
-    link: Link,
-    /// What epoll was asked for; nothing before the link connects and after it failed.
-    watched: Option<epoll::EventFlags>,
-    client: TurnClient,
-    arrivals: Arrivals,
-    offered: u64,
-}
 
 /// A thread at work.
 #[derive(Debug)]
@@ -260,7 +247,7 @@ impl<'a> Worker<'a> {
         self.control_at = now;
         for flow in &mut self.flows {
             self.share.allocated += u64::from(flow.client.allocated());
-            if flow.watched.is_some() {
+            if flow.is_connected() {
                 flow.client.release(now);
             }
         }
@@ -370,113 +357,4 @@ impl<'a> Worker<'a> {
         self.control_at = self.control_at.min(flow.deadline());
         flow.watch(epoll, place)
     }
-}
-
-impl Flow {
-    fn open(plan: &Plan, number: u32) -> io::Result<Self> {
-        Ok(Self {
-            number,
-            link: plan.links.open(None)?,
-            watched: None,
-            client: TurnClient::new(Arc::clone(&plan.client)),
-            arrivals: Arrivals::new(plan.window_packets()),
-            offered: 0,
-        })
-    }
-
-    fn connect(&mut self, now: u64, epoll: &OwnedFd, place: usize) -> Result<(), Trouble> {
-        self.link.connect(now).map_err(|error| self.gone(error, epoll))?;
-        let flags = self.flags();
-        epoll::add(epoll, &self.link, event_data(place), flags).map_err(host)?;
-        self.watched = Some(flags);
-        self.begin(now);
-        Ok(())
-    }
-
-    /// Allocates, as soon as the link carries messages.
-    fn begin(&mut self, now: u64) {
-        if self.client.stage() == Stage::Idle && self.link.is_open() {
-            self.client.allocate(now);
-        }
-    }
-
-    fn flush(&mut self, epoll: &OwnedFd) -> Result<(), Trouble> {
-        self.link.flush().map_err(|error| self.gone(error, epoll))
-    }
-
-    fn run_timers(&mut self, now: u64, epoll: &OwnedFd, place: usize) -> Result<(), Trouble> {
-        if self.link.deadline().is_some_and(|deadline| deadline <= now) {
-            self.link.run_timers(now).map_err(|error| self.gone(error, epoll))?;
-            self.begin(now);
-        }
-        if self.client.deadline().is_some_and(|deadline| deadline <= now) {
-            self.transmit(now, epoll)?;
-            self.trouble().map_or(Ok(()), Err)?;
-        }
-        self.watch(epoll, place)
-    }
-
-    fn transmit(&mut self, now: u64, epoll: &OwnedFd) -> Result<(), Trouble> {
-        let Some(request) = self.client.transmit(now) else { return Ok(()) };
-        match self.link.send_request(now, request) {
-            // A request that did not leave is sent again like one that was lost.
-            Ok(Sent::Taken | Sent::Full) => Ok(()),
-            Err(LinkError::Unreachable) => {
-                self.client.unreachable();
-                Ok(())
-            }
-            Err(error) => Err(self.gone(error, epoll)),
-        }
-    }
-
-    /// When the next timer runs out.
-    fn deadline(&self) -> u64 {
-        let never = u64::MAX;
-        self.link.deadline().unwrap_or(never).min(self.client.deadline().unwrap_or(never))
-    }
-
-    fn flags(&self) -> epoll::EventFlags {
-        match self.link.wants_write() {
-            true => epoll::EventFlags::IN | epoll::EventFlags::OUT,
-            false => epoll::EventFlags::IN,
-        }
-    }
-
-    /// Asks epoll for what the link waits for now.
-    fn watch(&mut self, epoll: &OwnedFd, place: usize) -> Result<(), Trouble> {
-        let flags = self.flags();
-        if self.watched.is_some_and(|watched| watched != flags) {
-            epoll::modify(epoll, &self.link, event_data(place), flags).map_err(host)?;
-            self.watched = Some(flags);
-        }
-        Ok(())
-    }
-
-    /// What an error of the link is for the run. A link that failed is not looked at any more.
-    fn gone(&mut self, error: LinkError, epoll: &OwnedFd) -> Trouble {
-        let failure = match error {
-            LinkError::Io(error) => return Trouble::Io(error),
-            LinkError::Failed(failure) => failure,
-            LinkError::Unreachable => LinkFailure::Refused,
-        };
-        if self.watched.take().is_some() {
-            // It cannot fail for a descriptor that was added, and nothing depends on it.
-            let _ = epoll::delete(epoll, &self.link);
-        }
-        self.client.disconnected(failure.clone());
-        Trouble::Turn { flow: self.number, failure: TurnFailure::Link(failure) }
-    }
-
-    fn trouble(&self) -> Option<Trouble> {
-        let failure = self.client.failure()?.clone();
-        Some(Trouble::Turn { flow: self.number, failure })
-    }
-}
-
-fn event_data(place: usize) -> epoll::EventData {
-    epoll::EventData::new_u64(place as u64)
-}
-
-fn host(error: rustix::io::Errno) -> Trouble {
-    Trouble::Io(error.into())
 }

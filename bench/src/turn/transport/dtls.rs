@@ -247,11 +247,10 @@ impl DtlsConnection {
     fn poll(&mut self, now: u64, buffer: &mut [u8]) -> Result<Polled, LinkError> {
         loop {
             match self.dtls.poll_output(&mut self.out) {
-                Output::Packet(datagram) => {
-                    if send_datagram(&self.socket, datagram)? == Sent::Full {
-                        self.sent = Sent::Full;
-                    }
-                }
+                Output::Packet(datagram) => match send_datagram(&self.socket, datagram)? {
+                    Sent::Taken => {}
+                    Sent::Full => self.sent = Sent::Full,
+                },
                 Output::PeerCert(certificate) => {
                     self.security.judge(certificate).map_err(|error| {
                         let name = self.security.host();
