@@ -325,6 +325,21 @@ fn a_file_that_is_no_certificate_is_named() {
 }
 
 #[test]
+fn many_messages_that_come_at_once_are_all_taken() {
+    // Nearly the whole run waits in the server and comes back after the last packet was sent:
+    // no later one makes the tool look again.
+    for kind in NOT_UDP {
+        let time = std::time::Duration::from_millis(1500);
+        let faults = Faults::StallOnce { after: 10, time };
+        let rig = Rig::new(kind, Manners { faults, ..Manners::default() });
+        let run = rig.load("--payload 40 --drain 5000");
+        assert_eq!(run.figure("delivered"), PACKETS, "{kind:?}: {}", run.json());
+        let max = run.json()["latency_ms"]["max"].as_f64().unwrap();
+        assert!(max < 3000.0, "{kind:?}: {max} ms: nothing waits for the end");
+    }
+}
+
+#[test]
 fn a_connection_that_is_stuck_counts_what_it_does_not_take() {
     // 2 × 3000 packets of 1400 bytes a second for a server that does not read for a second: more
     // than the buffers of both kernels and the queue of the tool hold.
