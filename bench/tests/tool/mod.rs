@@ -38,7 +38,7 @@ pub(crate) fn load(target: &str, arguments: &str) -> Run {
     command.args(["--kill-after=1", "60", env!("CARGO_BIN_EXE_relay-bench"), "load", target]);
     command.args(["--quiet", "--user", "alice", "--json"]).arg(file.path());
     command.args(arguments.split_whitespace());
-    let defaults = "--allocations=2 --rate=200 --rto=50 --drain=1500 --duration=1 \
+    let defaults = "--allocations=2 --rate=200 --rto=300 --drain=1500 --duration=1 \
                     --password=north --payload=201";
     for default in defaults.split_whitespace() {
         if !arguments.contains(default.split_once('=').unwrap().0) {
