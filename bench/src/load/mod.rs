@@ -83,7 +83,8 @@ pub(crate) struct Load {
     #[arg(long, value_name = "N", default_value = "1", value_parser = from_one_to(65_535))]
     allocations: NonZeroU32,
     /// Packets a second of each allocation (the total is N times that).
-    #[arg(long, value_name = "PPS", default_value = "50", value_parser = from_one_to(RATE_MAX.into()))]
+    #[arg(long, value_name = "PPS", default_value = "50")]
+    #[arg(value_parser = from_one_to(RATE_MAX.into()))]
     rate: NonZeroU32,
     /// Bytes of application data in a packet, 32 to 1400.
     #[arg(long, value_name = "BYTES", default_value = "200")]
