@@ -218,3 +218,22 @@ fn arguments_that_make_no_sense_together_are_wrong_usage() {
         assert!(run.stderr().contains(message), "{arguments}: {}", run.stderr());
     }
 }
+
+#[test]
+fn a_stall_of_the_tool_leaves_every_packet_in_its_step() {
+    // Stopped from the middle of the first step until the second one is due: what it then sends
+    // late still belongs where it was due.
+    let server = Server::start(Manners::default());
+    let run = load_and(server.addr(), "--ramp 100..200 --steps 2 --step-duration 1", |pid| {
+        server.await_packets(100);
+        kill_process(pid, Signal::STOP).unwrap();
+        std::thread::sleep(Duration::from_millis(1800));
+        kill_process(pid, Signal::CONT).unwrap();
+    });
+    assert_eq!(run.code(), Some(0), "{}", run.stderr());
+    let steps = run.list("steps");
+    let offered: Vec<_> = steps.iter().map(|step| step["offered"].as_u64().unwrap()).collect();
+    assert_eq!(offered, [200, 400]);
+    assert!(steps[0]["latency_ms"]["max"].as_f64() > Some(1000.0), "{}", steps[0]);
+    assert!(run.stdout().contains("not judged: --max-loss"), "{}", run.stdout());
+}

@@ -169,7 +169,7 @@ impl Line {
         };
         format!(
             "{first:>9} {:>10} {:>10} {:>9} {:>9} {:>9} {:>9} {last:>9}",
-            "offered", "delivered", "loss %", "p50 ms", "p99 ms", "jitter"
+            "offered", "delivered", "loss %", "p50 ms", "p99 ms", "jitter ms"
         )
     }
 
