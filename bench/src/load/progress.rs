@@ -12,8 +12,8 @@ use crate::load::plan::Shared;
 use crate::load::pulse::Seen;
 use crate::load::watch::TICK;
 
-const SET_UP: &str = "set-up {bar:30} {pos}/{len} allocations {msg}";
-const LOAD: &str = "load   {bar:30} {pos}/{len} s  {msg}";
+const SET_UP: &str = "set-up {bar:20} {pos}/{len} allocations {msg}";
+const LOAD: &str = "load   {bar:20} {pos}/{len} s  {msg}";
 
 /// Where the progress goes.
 #[derive(Debug)]

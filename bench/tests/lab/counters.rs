@@ -1,4 +1,5 @@
-//! Counters that are not the tool's: of interfaces, of the relay, and of a packet capture.
+//! Counters that are not the tool's: of interfaces, of the relay, of a packet capture, and of a
+//! loss that is made on purpose.
 
 use std::process::Command;
 use std::thread;
@@ -50,6 +51,38 @@ impl Metrics {
         self.value(&format!(
             "turnpike_relayed_packets_total{{direction=\"{direction}\",path=\"{path}\"}}"
         ))
+    }
+}
+
+/// A loss that is known: the kernel of a namespace drops some of what would reach its sockets, and
+/// counts it.
+pub(crate) struct Loss<'n>(&'n Namespace);
+
+impl<'n> Loss<'n> {
+    /// Drops the first of `nth` and every `nth` behind it, of the UDP datagrams with this payload.
+    ///
+    /// # Errors
+    /// This machine has no `nft`, or its kernel does not know the rule.
+    pub(crate) fn start(
+        namespace: &'n Namespace,
+        payload_bytes: u32,
+        nth: u32,
+    ) -> Result<Self, String> {
+        let length = payload_bytes + 8;
+        let nft = |words: &str| namespace.try_output("nft", words);
+        nft("add table inet lab")?;
+        nft("add chain inet lab loss { type filter hook input priority 0 ; }")?;
+        nft(&format!(
+            "add rule inet lab loss udp length {length} numgen inc mod {nth} == 0 counter drop"
+        ))?;
+        Ok(Self(namespace))
+    }
+
+    /// Datagrams dropped so far.
+    pub(crate) fn dropped(&self) -> u64 {
+        let text = self.0.output("nft", "list chain inet lab loss");
+        let (_, behind) = text.split_once("counter packets ").unwrap();
+        behind.split(' ').next().unwrap().parse().unwrap()
     }
 }
 

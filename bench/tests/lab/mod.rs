@@ -13,7 +13,7 @@ mod wait;
 
 #[allow(unused_imports, reason = "every test file uses its own part of the laboratory")]
 pub(crate) use self::{
-    counters::{Capture, Interface, Metrics},
+    counters::{Capture, Interface, Loss, Metrics},
     namespace::{Lab, Namespace},
     needs::{Need, Test, run},
     process::{Process, tool},

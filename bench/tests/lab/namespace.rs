@@ -51,8 +51,16 @@ impl Namespace {
 
     /// A program with these words, in the namespace; what it prints.
     pub(crate) fn output(&self, program: &str, words: &str) -> String {
+        self.try_output(program, words).unwrap()
+    }
+
+    /// As [`Namespace::output`].
+    ///
+    /// # Errors
+    /// The program cannot be run, or fails: what it says.
+    pub(crate) fn try_output(&self, program: &str, words: &str) -> Result<String, String> {
         let args: Vec<&str> = words.split(' ').collect();
-        self.within(|| run(program, &args)).unwrap()
+        self.within(|| run(program, &args))
     }
 
     /// Works in the namespace: on a thread of its own, because a namespace is a thread's. A

@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use libtest_mimic::{Arguments, Trial};
 
+use super::counters::Loss;
 use super::namespace::{Namespace, load_bystander};
 
 /// Something that not every machine has.
@@ -23,6 +24,8 @@ pub(crate) enum Need {
     Coturn,
     /// `tcpdump`.
     Tcpdump,
+    /// `nft`, and a kernel that drops every nth packet by it.
+    Loss,
 }
 
 /// A test: what it is called, what it needs, and what it does.
@@ -58,6 +61,7 @@ pub(crate) struct Machine {
     turnpike: Option<String>,
     coturn: Option<String>,
     tcpdump: Option<String>,
+    loss: Option<String>,
 }
 
 impl Machine {
@@ -71,6 +75,7 @@ impl Machine {
             turnpike: turnpike().err(),
             coturn: missing_tool("turnserver", "coturn"),
             tcpdump: missing_tool("tcpdump", "tcpdump"),
+            loss: missing_tool("nft", "nftables").or_else(no_loss),
         }
     }
 
@@ -82,6 +87,7 @@ impl Machine {
             Need::Turnpike => self.turnpike.as_deref(),
             Need::Coturn => self.coturn.as_deref(),
             Need::Tcpdump => self.tcpdump.as_deref(),
+            Need::Loss => self.loss.as_deref(),
         };
         needs.iter().find_map(lacks)
     }
@@ -107,6 +113,10 @@ fn namespaces() -> Option<String> {
     missing_tool("ip", "iproute2")
         .or_else(|| missing_tool("ethtool", "ethtool"))
         .or_else(|| Namespace::make("try").err().map(|why| format!("no network namespaces: {why}")))
+}
+
+fn no_loss() -> Option<String> {
+    Namespace::make("try").and_then(|place| Loss::start(&place, 200, 50).map(drop)).err()
 }
 
 /// Why a program cannot be run, with the Debian package that has it.
