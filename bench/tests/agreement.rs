@@ -34,6 +34,8 @@ fn main() -> ExitCode {
 
 /// Packets of a run: 10 allocations × 200 a second × 3 s.
 const PACKETS: u64 = 6000;
+/// Bytes of application data in each.
+const PAYLOAD_BYTES: u64 = 200;
 /// Packets beside the load on a link in a direction: at most four requests for each allocation,
 /// and some for finding neighbours.
 const CONTROL_MAX: u64 = 10 * 4 + 12;
@@ -113,10 +115,15 @@ fn check_echo(lab: &Lab) {
     assert_eq!(counted.captured, 2 * PACKETS, "captured at the client, both directions");
 }
 
-/// What the relay counted from client to peer and back, by both paths.
+/// Packets that the relay counted from client to peer and back, by both paths.
 fn relayed(metrics: &Metrics) -> [u64; 2] {
     ["client_to_peer", "peer_to_client"].map(|direction| {
-        metrics.relayed("xdp", direction) + metrics.relayed("userspace", direction)
+        let both = |count: fn(&Metrics, &str, &str) -> u64| {
+            count(metrics, "xdp", direction) + count(metrics, "userspace", direction)
+        };
+        let packets = both(Metrics::relayed);
+        assert_eq!(both(Metrics::relayed_bytes), packets * PAYLOAD_BYTES, "{direction}");
+        packets
     })
 }
 

@@ -1,13 +1,13 @@
 //! Watches a run from the main thread: prints the line of each section as it closes, judges steps,
 //! and keeps the progress going. Counts nothing itself.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::host;
 use crate::load::line::{Kind, Line};
 use crate::load::plan::{Plan, Shared};
 use crate::load::progress::Progress;
-use std::sync::atomic::Ordering;
 
 /// Between two looks; a step is judged in the pause behind it.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
@@ -18,12 +18,13 @@ pub(crate) struct Watch<'a> {
     plan: &'a Plan,
     progress: Progress,
     lines: Vec<Line>,
+    rss_kib: Option<u64>,
 }
 
 impl<'a> Watch<'a> {
     /// With nothing seen yet.
     pub(crate) fn new(plan: &'a Plan, progress: Progress) -> Self {
-        Self { plan, progress, lines: Vec::new() }
+        Self { plan, progress, lines: Vec::new(), rss_kib: None }
     }
 
     /// While allocations are set up.
@@ -42,20 +43,21 @@ impl<'a> Watch<'a> {
     /// While the load runs, so many nanoseconds after its start.
     pub(crate) fn load(&mut self, shared: &Shared, load_ns: u64) {
         self.progress.load(shared, load_ns);
+        if self.plan.lines.is_some() {
+            self.rss_kib = host::resident_kib();
+        }
         while let Some(line) = shared.collector.take_complete(|number, tally| {
-            let rss_kib = host::resident_kib();
-            Line::new(self.plan.section(number, rss_kib), tally, &self.plan.limits)
+            Line::new(self.plan.section(number, self.rss_kib), tally, &self.plan.limits)
         }) {
             self.note(line, shared);
         }
     }
 
-    /// When all threads are done.
+    /// When all threads are done, and have given back the memory that the lines are about.
     pub(crate) fn finish(&mut self, shared: &Shared) {
         self.progress.finish();
         while let Some(line) = shared.collector.take_any(|number, tally| {
-            let rss_kib = host::resident_kib();
-            Line::new(self.plan.section(number, rss_kib), tally, &self.plan.limits)
+            Line::new(self.plan.section(number, self.rss_kib), tally, &self.plan.limits)
         }) {
             // A section that an early end left empty is none.
             if line.offered > 0 {

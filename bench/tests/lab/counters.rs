@@ -48,9 +48,14 @@ impl Metrics {
     /// Packets relayed by a path (`xdp` or `userspace`) in a direction (`client_to_peer` or
     /// `peer_to_client`).
     pub(crate) fn relayed(&self, path: &str, direction: &str) -> u64 {
-        self.value(&format!(
-            "turnpike_relayed_packets_total{{direction=\"{direction}\",path=\"{path}\"}}"
-        ))
+        let labels = format!("direction=\"{direction}\",path=\"{path}\"");
+        self.value(&format!("turnpike_relayed_packets_total{{{labels}}}"))
+    }
+
+    /// Bytes of application data relayed by a path in a direction.
+    pub(crate) fn relayed_bytes(&self, path: &str, direction: &str) -> u64 {
+        let labels = format!("direction=\"{direction}\",path=\"{path}\"");
+        self.value(&format!("turnpike_relayed_bytes_total{{{labels}}}"))
     }
 }
 
