@@ -1,6 +1,11 @@
-//! The names that `relay-bench` and its kernel programs agree on.
+//! What `relay-bench` and its kernel programs agree on: names, map layouts, and every rule of the
+//! flood that can be tested without a kernel. Touches no packet memory.
 #![no_std]
 #![forbid(unsafe_code)]
+
+pub mod arrival;
+pub mod pace;
+pub mod packet;
 
 /// Program names, as they stand in the object.
 pub mod program {
@@ -10,6 +15,10 @@ pub mod program {
     /// Sends every frame back where it came from, MAC addresses exchanged, looking at nothing
     /// else: what a rig can carry.
     pub const REFLECTOR: &str = "reflector";
+    /// Fills the frames of a test run with one flood packet each and sends them.
+    pub const GENERATOR: &str = "generator";
+    /// Takes the flood's packets off an interface, judges and counts them.
+    pub const SINK: &str = "sink";
 }
 
 /// Runs another program on the same frame again and again.
@@ -64,3 +73,24 @@ pub mod stage {
         pub words: [u32; WORDS],
     }
 }
+
+/// Map names, as they stand in the object.
+pub mod map {
+    /// One [`GeneratorConfig`](crate::pace::GeneratorConfig).
+    pub const GENERATOR_CONFIG: &str = "GENERATOR_CONFIG";
+    /// One [`GeneratorState`](crate::pace::GeneratorState).
+    pub const GENERATOR_STATE: &str = "GENERATOR_STATE";
+    /// A [`GeneratorFlow`](crate::packet::GeneratorFlow) for each flow.
+    pub const GENERATOR_FLOWS: &str = "GENERATOR_FLOWS";
+    /// The frame that is sent next; behind the headers, what userspace filled it with.
+    pub const IMAGE: &str = "IMAGE";
+    /// One [`SinkConfig`](crate::packet::SinkConfig).
+    pub const SINK_CONFIG: &str = "SINK_CONFIG";
+    /// A [`SinkFlow`](crate::packet::SinkFlow) for each flow.
+    pub const SINK_FLOWS: &str = "SINK_FLOWS";
+    /// [`SinkCounts`](crate::packet::SinkCounts), per CPU.
+    pub const SINK_COUNTS: &str = "SINK_COUNTS";
+}
+
+/// Flows that an object has room for unless its loader asks for another number.
+pub const FLOWS_MAX: u32 = 65_535;

@@ -6,11 +6,49 @@
 #![allow(unsafe_code, reason = "map values and packet memory are raw pointers in the kernel")]
 
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::btf_maps::{Array, ProgramArray};
+use aya_ebpf::btf_maps::{Array, PerCpuArray, ProgramArray};
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
+use aya_ebpf::helpers::generated::{
+    bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+};
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
-use relay_bench_ebpf::stage;
+use relay_bench_ebpf::arrival::Arrival;
+use relay_bench_ebpf::pace::{GeneratorConfig, GeneratorState, Pace};
+use relay_bench_ebpf::packet::{
+    self, Checksum, Common, Ends, GeneratorFlow, HEADER_WORDS, IMAGE_WORDS, Payload, STAMP_WORDS,
+    SinkConfig, SinkCounts, SinkFlow,
+};
+use relay_bench_ebpf::{FLOWS_MAX, stage};
+use relay_common::wire::checksum::sum_words;
+use relay_common::wire::net::{
+    Channel, ETHERNET_BYTES, Ethernet, Ipv4, Ipv4Udp, Ipv6, Ipv6Udp, PROTOCOL_UDP, UDP_BYTES, Udp,
+    be16, ether_type,
+};
+
+/// How often one run of the generator looks at the clock before it gives the CPU back.
+const LOOKS_MAX: u32 = 128;
+/// Bytes of the largest frame.
+const FRAME_BYTES_MAX: u32 = 1514;
+/// More fragments, or an offset.
+const FRAGMENT: u16 = be16(0x3FFF);
+
+#[btf_map]
+static GENERATOR_CONFIG: Array<GeneratorConfig, 1> = Array::new();
+#[btf_map]
+static GENERATOR_STATE: Array<GeneratorState, 1> = Array::new();
+#[btf_map]
+static GENERATOR_FLOWS: Array<GeneratorFlow, { FLOWS_MAX as usize }> = Array::new();
+#[btf_map]
+static IMAGE: Array<[u64; IMAGE_WORDS], 1> = Array::new();
+#[btf_map]
+static SINK_CONFIG: Array<SinkConfig, 1> = Array::new();
+#[btf_map]
+static SINK_FLOWS: Array<SinkFlow, { FLOWS_MAX as usize }> = Array::new();
+#[btf_map]
+static SINK_COUNTS: PerCpuArray<SinkCounts, 1> = PerCpuArray::new();
+#[btf_map]
+static SCRATCH: PerCpuArray<Payload, 1> = PerCpuArray::new();
 
 /// Passes every frame.
 #[xdp]
@@ -78,6 +116,315 @@ fn stage(ctx: XdpContext) -> u32 {
     // SAFETY: nothing here has a destructor.
     unsafe { STAGE_SUBJECT.tail_call(&ctx, 0) };
     xdp_action::XDP_ABORTED
+}
+
+/// Makes the next packet out of the frame of a test run and sends it, when it is due. A frame
+/// without a packet is dropped: the kernel uses it again.
+#[xdp]
+fn generator(ctx: XdpContext) -> u32 {
+    let (Some(config), Some(state)) = (GENERATOR_CONFIG.get(0), GENERATOR_STATE.get_ptr_mut(0))
+    else {
+        return xdp_action::XDP_DROP;
+    };
+    // SAFETY: an element of a map; one thread runs this program, and nothing else writes it.
+    let state = unsafe { &mut *state };
+    let Some(now) = wait(config, state) else { return xdp_action::XDP_DROP };
+    if stamp(&ctx, config, state).is_none() {
+        return xdp_action::XDP_ABORTED;
+    }
+    state.sent(config, now);
+    xdp_action::XDP_TX
+}
+
+/// Waits until the next packet is due: the time then, or `None` when it is not due soon or ever.
+#[inline(always)]
+fn wait(config: &GeneratorConfig, state: &mut GeneratorState) -> Option<u64> {
+    for _ in 0..LOOKS_MAX {
+        // SAFETY: neither helper takes anything, and neither can fail. Flat out, the end is all
+        // that the clock is for, and the coarse one costs less.
+        let now = unsafe {
+            if config.rate == 0 { bpf_ktime_get_coarse_ns() } else { bpf_ktime_get_ns() }
+        };
+        match state.pace(config, now) {
+            Pace::Send => return Some(now),
+            Pace::Wait => {}
+            Pace::Over => {
+                state.is_over = 1;
+                return None;
+            }
+        }
+    }
+    state.idle += 1;
+    None
+}
+
+/// Writes the whole frame: one that was sent before still holds what its receivers made of it.
+#[inline(always)]
+fn stamp(ctx: &XdpContext, config: &GeneratorConfig, state: &GeneratorState) -> Option<()> {
+    let flow = GENERATOR_FLOWS.get(state.flow)?;
+    // SAFETY: an element of a map; one thread runs this program, and userspace writes the image
+    // only before.
+    let image = unsafe { &mut *IMAGE.get_ptr_mut(0)? };
+    for (word, header) in image.iter_mut().zip(&flow.headers) {
+        *word = *header;
+    }
+    let seal = packet::seal(flow.tag, state.sequence);
+    let payload = config.payload_word as usize;
+    if payload > HEADER_WORDS {
+        return None;
+    }
+    let stamped = [flow.tag, state.sequence, seal];
+    for (index, word) in stamped.iter().enumerate().take(STAMP_WORDS) {
+        image[payload + index] = *word;
+    }
+    let checksum = packet::udp_checksum(flow.sum, state.sequence, seal);
+    let place = config.checksum_word as usize;
+    if place >= HEADER_WORDS {
+        return None;
+    }
+    image[place] |= u64::from(checksum) << (config.checksum_shift & 63);
+    let bytes = config.frame_bytes;
+    if bytes == 0 || bytes > FRAME_BYTES_MAX {
+        return None;
+    }
+    let lead = config.lead as usize & 7;
+    // SAFETY: lead and bytes stay inside the image (7 + 1514 < 8 × 192); the helper tests that the
+    // frame is as large.
+    let stored = unsafe {
+        let from = image.as_mut_ptr().cast::<u8>().add(lead);
+        bpf_xdp_store_bytes(ctx.ctx, 0, from.cast(), bytes)
+    };
+    (stored == 0).then_some(())
+}
+
+/// Takes the run's packets off the interface and passes everything else.
+#[xdp]
+fn sink(ctx: XdpContext) -> u32 {
+    let (Some(config), Some(counts)) = (SINK_CONFIG.get(0), SINK_COUNTS.get_ptr_mut(0)) else {
+        return xdp_action::XDP_PASS;
+    };
+    // SAFETY: an element of a per-CPU map, and XDP does not nest on a CPU.
+    let counts = unsafe { &mut *counts };
+    let seen = if config.family == 4 { Seen::v4(&ctx) } else { Seen::v6(&ctx) };
+    if config.flows == 0 || seen.and_then(|seen| take(&ctx, config, counts, &seen)).is_none() {
+        counts.passed += 1;
+        return xdp_action::XDP_PASS;
+    }
+    xdp_action::XDP_DROP
+}
+
+/// A UDP packet's headers.
+struct Seen {
+    ends: Ends,
+    udp: Udp,
+    /// Where the UDP header begins.
+    at: usize,
+}
+
+impl Seen {
+    #[inline(always)]
+    fn v4(ctx: &XdpContext) -> Option<Self> {
+        let Ipv4Udp { eth, ip, udp } = at(ctx, 0)?;
+        let plain = eth.ether_type == ether_type::IPV4
+            && ip.version_ihl == 0x45
+            && ip.fragment & FRAGMENT == 0
+            && ip.protocol == PROTOCOL_UDP;
+        if !plain {
+            return None;
+        }
+        let mut ends = Ends { src_port: udp.src, dst_port: udp.dst, ..Ends::default() };
+        (ends.src[0], ends.src[1]) = (ip.src[0], ip.src[1]);
+        (ends.dst[0], ends.dst[1]) = (ip.dst[0], ip.dst[1]);
+        Some(Self { ends, udp: *udp, at: size_of::<Ethernet>() + size_of::<Ipv4>() })
+    }
+
+    #[inline(always)]
+    fn v6(ctx: &XdpContext) -> Option<Self> {
+        let Ipv6Udp { eth, ip, udp } = at(ctx, 0)?;
+        if eth.ether_type != ether_type::IPV6 || ip.next_header != PROTOCOL_UDP {
+            return None;
+        }
+        let ends = Ends { src: ip.src, dst: ip.dst, src_port: udp.src, dst_port: udp.dst };
+        Some(Self { ends, udp: *udp, at: size_of::<Ethernet>() + size_of::<Ipv6>() })
+    }
+
+    /// Whether the end that all flows share is the run's.
+    #[inline(always)]
+    fn is_common(&self, config: &SinkConfig) -> bool {
+        let (mine, expected) = (&self.ends, &config.ends);
+        if config.common == Common::Source as u32 {
+            mine.src_port == expected.src_port && same(&mine.src, &expected.src, config)
+        } else {
+            mine.dst_port == expected.dst_port && same(&mine.dst, &expected.dst, config)
+        }
+    }
+
+    #[inline(always)]
+    fn is_between(&self, ends: &Ends, config: &SinkConfig) -> bool {
+        self.ends.src_port == ends.src_port
+            && self.ends.dst_port == ends.dst_port
+            && same(&self.ends.src, &ends.src, config)
+            && same(&self.ends.dst, &ends.dst, config)
+    }
+}
+
+#[inline(always)]
+fn same(a: &[u16; 8], b: &[u16; 8], config: &SinkConfig) -> bool {
+    let differ = |from: usize, to: usize| (from..to).fold(0, |all, i| all | (a[i] ^ b[i]));
+    differ(0, 2) == 0 && (config.family == 4 || differ(2, 8) == 0)
+}
+
+/// Judges a packet of the run; `None` if it is none.
+#[inline(always)]
+fn take(
+    ctx: &XdpContext,
+    config: &SinkConfig,
+    counts: &mut SinkCounts,
+    seen: &Seen,
+) -> Option<()> {
+    let framed = config.channel != 0;
+    let payload = seen.at + UDP_BYTES + if framed { size_of::<Channel>() } else { 0 };
+    let stamp: &[[u16; 4]; STAMP_WORDS] = at(ctx, payload)?;
+    let [tag, sequence, seal] = stamp.map(word);
+    let is_common = seen.is_common(config);
+    let mut sound = true;
+    if framed {
+        let channel: &Channel = at(ctx, seen.at + UDP_BYTES)?;
+        if is_common && channel.number != config.channel {
+            return None;
+        }
+        sound = u32::from(u16::from_be(channel.len)) == config.payload_bytes;
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "the tag's two halves")]
+    let (run, number) = (tag as u32, (tag >> 32) as u32);
+    if run != config.run && !is_common {
+        return None;
+    }
+    counts.packets += 1;
+    // Whole words, here and in `is_intact`: the verifier loses a bound over a narrowing.
+    let bytes = usize::from(u16::from_be(seen.udp.len)).wrapping_sub(payload - seen.at);
+    let excess = bytes.wrapping_sub(config.payload_bytes as usize);
+    sound &= excess == 0 || framed && excess < 4;
+    sound &= ctx.data_end() - ctx.data() >= payload.wrapping_add(bytes);
+    if !sound || run != config.run || packet::seal(tag, sequence) != seal {
+        counts.damaged += 1;
+        return Some(());
+    }
+    let Some(flow) = SINK_FLOWS.get_ptr_mut(number).filter(|_| number < config.flows) else {
+        counts.damaged += 1;
+        return Some(());
+    };
+    // SAFETY: an element of a map. A flow's packets come by one receive queue, which one CPU at a
+    // time serves; where they do not, only the counts of all flows stay exact.
+    let flow = unsafe { &mut *flow };
+    if !seen.is_between(&flow.ends, config) {
+        counts.misdelivered += 1;
+        return Some(());
+    }
+    // As if every packet were counted from zero: the first one is always checked.
+    if config.sample != 0 && (counts.packets - 1) % u64::from(config.sample) == 0 {
+        counts.sampled += 1;
+        if !is_intact(ctx, config, counts, seen, payload, bytes)? {
+            return Some(());
+        }
+    }
+    arrived(counts, flow, sequence);
+    Some(())
+}
+
+#[inline(always)]
+fn arrived(counts: &mut SinkCounts, flow: &mut SinkFlow, sequence: u64) {
+    match flow.window.arrive(sequence) {
+        Arrival::InOrder => {
+            counts.received += 1;
+            flow.received += 1;
+        }
+        Arrival::Reordered => {
+            counts.received += 1;
+            counts.reordered += 1;
+            flow.received += 1;
+            flow.reordered += 1;
+        }
+        Arrival::Duplicate => {
+            counts.duplicates += 1;
+            flow.duplicates += 1;
+        }
+        Arrival::TooLate => {
+            counts.too_late += 1;
+            flow.too_late += 1;
+        }
+    }
+}
+
+/// Checks every byte and both checksums; counts what is wrong.
+#[inline(always)]
+fn is_intact(
+    ctx: &XdpContext,
+    config: &SinkConfig,
+    counts: &mut SinkCounts,
+    seen: &Seen,
+    payload: usize,
+    bytes: usize,
+) -> Option<bool> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // A word less than there is: the verifier does not see that a length is cut to whole words.
+    if bytes == 0 || bytes > size_of::<Payload>() - size_of::<u64>() {
+        return None;
+    }
+    // SAFETY: an element of a per-CPU map, and XDP does not nest on a CPU.
+    let scratch = unsafe { &mut *scratch };
+    // The last word's bytes behind the payload stay zero.
+    *scratch.get_mut((bytes - 1) / 8)? = 0;
+    // SAFETY: `bytes` are no more than the scratch has, and the helper tests that the frame has
+    // them.
+    let loaded = unsafe {
+        let to = scratch.as_mut_ptr();
+        bpf_xdp_load_bytes(ctx.ctx, payload as u32, to.cast(), bytes as u32)
+    };
+    let (intact, data) = packet::examine(config, scratch, bytes.div_ceil(8));
+    let Seen { ends, udp, .. } = seen;
+    let addresses = u64::from(sum_words(&ends.src) + sum_words(&ends.dst));
+    let pseudo = addresses + u64::from(be16(u16::from(PROTOCOL_UDP))) + u64::from(udp.len);
+    let mut rest = data + u64::from(udp.src) + u64::from(udp.dst) + u64::from(udp.len);
+    if config.channel != 0 {
+        let channel: &Channel = at(ctx, seen.at + UDP_BYTES)?;
+        rest += u64::from(channel.number) + u64::from(channel.len);
+    }
+    let mut sums_hold = true;
+    match packet::judge_checksum(udp.checksum, pseudo, rest) {
+        Checksum::Right => {}
+        Checksum::Partial => counts.partial_checksum += 1,
+        Checksum::Absent if config.family == 4 => counts.no_checksum += 1,
+        Checksum::Absent | Checksum::Wrong => sums_hold = false,
+    }
+    if config.family == 4 {
+        let header: &[u16; size_of::<Ipv4>() / 2] = at(ctx, ETHERNET_BYTES)?;
+        sums_hold &= packet::fold(u64::from(sum_words(header))) == 0xFFFF;
+    }
+    let intact = intact && loaded == 0;
+    counts.corrupted += u64::from(!intact);
+    counts.bad_checksum += u64::from(intact && !sums_hold);
+    Some(intact && sums_hold)
+}
+
+/// A header that begins at an even offset of the frame.
+#[inline(always)]
+fn at<T>(ctx: &XdpContext, offset: usize) -> Option<&T> {
+    const { assert!(align_of::<T>() <= 2) };
+    let start = ctx.data() + offset;
+    if start + size_of::<T>() > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: it ends inside the frame, as just tested, any bytes are one (the types here are
+    // words), and nobody writes to the frame while the sink looks at it.
+    Some(unsafe { &*(start as *const T) })
+}
+
+/// A word as it lies in the packet.
+#[inline(always)]
+fn word(halves: [u16; 4]) -> u64 {
+    let [a, b, c, d] = halves.map(u64::from);
+    a | b << 16 | c << 32 | d << 48
 }
 
 #[panic_handler]

@@ -144,6 +144,11 @@ impl TurnClient {
         self.relayed.is_some()
     }
 
+    /// The allocation's relayed transport address.
+    pub(crate) fn relayed(&self) -> Option<RelayedAddr> {
+        self.relayed
+    }
+
     /// Why it is [`Stage::Failed`].
     pub(crate) fn failure(&self) -> Option<&TurnFailure> {
         self.failure.as_ref()
