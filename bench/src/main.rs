@@ -6,6 +6,7 @@
 
 mod cli;
 mod clock;
+mod flood;
 mod host;
 mod load;
 mod objects;
@@ -36,6 +37,14 @@ enum Command {
     /// Times Turnpike's kernel program beside a C relay, an empty program and a reflector.
     #[command(after_help = EXIT_CODES)]
     Xdp(xdp::Xdp),
+    /// Relays packets made in the kernel, millions a second, through real allocations to a sink.
+    #[command(after_help = EXIT_CODES)]
+    Flood(Box<flood::FloodArgs>),
+    /// Measures what `flood` itself can do, against a `reflect` at the far end of a link.
+    #[command(after_help = EXIT_CODES)]
+    Ceiling(Box<flood::ceiling::Ceiling>),
+    /// Sends everything back that comes in by an interface, for a `ceiling` elsewhere.
+    Reflect(flood::ceiling::Reflect),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +52,9 @@ fn main() -> ExitCode {
         Command::Load(load) => load.run(),
         Command::Echo(echo) => echo.run(),
         Command::Xdp(xdp) => xdp.run(),
+        Command::Flood(flood) => flood.run(),
+        Command::Ceiling(ceiling) => ceiling.run(),
+        Command::Reflect(reflect) => reflect.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("relay-bench: {error:#}");

@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// A generator that is further behind than this leaves packets out, nanoseconds: a burst of more
 /// would measure the burst.
-pub const LAG_MAX_NS: u64 = 20_000_000;
+pub const LAG_MAX_NS: u64 = 100_000_000;
 
 /// What a generator does, the same for its whole run.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

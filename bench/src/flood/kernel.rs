@@ -1,0 +1,285 @@
+//! The tool's kernel programs at work: loading, attaching, map contents. Owns what is in the
+//! kernel; it goes with the value, and with the process.
+
+use std::io;
+
+use anyhow::{Context as _, bail};
+use aya::maps::{Array, MapData, PerCpuArray};
+use aya::programs::{ProgramError, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader};
+use relay_bench_ebpf::pace::{GeneratorConfig, GeneratorState};
+use relay_bench_ebpf::packet::{
+    Ends, GeneratorFlow, IMAGE_WORDS, SinkConfig, SinkCounts, SinkFlow,
+};
+use relay_bench_ebpf::{map, program};
+use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
+
+use crate::flood::place::{Interface, Place};
+use crate::objects::Object;
+
+/// Frames that the kernel makes at a time at most.
+const BATCH_FRAMES_MAX: u32 = 64;
+/// Batches a second, at least, of a paced generator: frames leave when their batch is full.
+const BATCHES_PER_SECOND: u64 = 20_000;
+/// Runs of the program in one call, flat out: some 200 ms. A call's set-up costs 1 ms.
+const REPEAT_FLAT_OUT: u32 = 1 << 20;
+/// As [`REPEAT_FLAT_OUT`], of a paced generator at least: 200 ms if nothing is due.
+const REPEAT_PACED_MIN: u64 = 1 << 16;
+/// Bytes of `struct xdp_md`.
+const XDP_MD_BYTES: usize = 24;
+
+fn load(flows: u32) -> anyhow::Result<Ebpf> {
+    let object = Object::Tool.bytes()?;
+    let mut loader = EbpfLoader::new();
+    for name in [map::GENERATOR_FLOWS, map::SINK_FLOWS] {
+        loader.map_max_entries(name, flows.max(1));
+    }
+    loader.load(&object).map_err(|error| explain(error.into()))
+}
+
+fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp> {
+    let program = ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
+    Ok(program.try_into()?)
+}
+
+/// Says what to do where the kernel only says no.
+fn explain(error: anyhow::Error) -> anyhow::Error {
+    let denied = error.chain().any(|cause| {
+        let code = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        code == Some(io::ErrorKind::PermissionDenied)
+    });
+    let hint = "the kernel does not let this process load BPF programs: run as root, or with \
+                CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN (for --netns)";
+    if denied { error.context(hint) } else { error.context("the kernel took no program") }
+}
+
+fn array<'a, const N: usize>(
+    ebpf: &'a mut Ebpf,
+    name: &str,
+) -> anyhow::Result<Array<&'a mut MapData, [u8; N]>> {
+    Ok(Array::try_from(ebpf.map_mut(name).with_context(|| format!("no map {name}"))?)?)
+}
+
+fn raw<T: IntoBytes + Immutable, const N: usize>(value: &T) -> [u8; N] {
+    value.as_bytes().try_into().expect("N is the size of T")
+}
+
+fn read<T: FromBytes>(bytes: &[u8]) -> T {
+    T::read_from_bytes(bytes).expect("a map's value has the size of its type")
+}
+
+/// A program on an interface; it is detached with the value.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    ebpf: Ebpf,
+}
+
+impl Attached {
+    fn attach(
+        mut ebpf: Ebpf,
+        name: &str,
+        place: &Place,
+        interface: &Interface,
+    ) -> anyhow::Result<Self> {
+        let label = &interface.name;
+        if let Some(id) = interface.xdp {
+            bail!(
+                "{label} has an XDP program already (number {id}): flood needs the interface for \
+                 itself. `ip link set {label} xdp off` takes it away"
+            );
+        }
+        place.within(|| {
+            let program = xdp(&mut ebpf, name)?;
+            program.load().map_err(|error| explain(error.into()))?;
+            program.attach_to_if_index(interface.index, XdpMode::Driver).map_err(|error| {
+                anyhow::Error::new(error).context(format!(
+                    "cannot attach to {label} ({}): its driver must know native XDP",
+                    interface.driver
+                ))
+            })?;
+            Ok(())
+        })?;
+        Ok(Self { ebpf })
+    }
+
+    /// The bare reflector.
+    ///
+    /// # Errors
+    /// The interface has a program, or its driver knows no XDP; no right to load programs.
+    pub(crate) fn reflector(place: &Place, interface: &Interface) -> anyhow::Result<Self> {
+        Self::attach(load(1)?, program::REFLECTOR, place, interface)
+    }
+
+    /// A program that passes everything: it makes a veth take and send frames by XDP. `None`
+    /// where any other program does that already.
+    ///
+    /// # Errors
+    /// As [`Attached::reflector`], but for a program that is there.
+    pub(crate) fn empty(place: &Place, interface: &Interface) -> anyhow::Result<Option<Self>> {
+        if interface.xdp.is_some() {
+            return Ok(None);
+        }
+        Self::attach(load(1)?, program::EMPTY, place, interface).map(Some)
+    }
+}
+
+/// The sink on its interface. It passes everything until it is told what to take.
+#[derive(Debug)]
+pub(crate) struct Sink {
+    attached: Attached,
+    flows: u32,
+}
+
+impl Sink {
+    /// Attaches it, with room for `flows`.
+    ///
+    /// # Errors
+    /// As [`Attached::reflector`].
+    pub(crate) fn attach(place: &Place, interface: &Interface, flows: u32) -> anyhow::Result<Self> {
+        let attached = Attached::attach(load(flows)?, program::SINK, place, interface)?;
+        Ok(Self { attached, flows })
+    }
+
+    /// Says what to take: the run, and the ends of each flow's packets.
+    ///
+    /// # Errors
+    /// The kernel takes no map entry.
+    pub(crate) fn expect(&mut self, config: &SinkConfig, ends: &[Ends]) -> anyhow::Result<()> {
+        const FLOW: usize = size_of::<SinkFlow>();
+        let mut flows = array::<FLOW>(&mut self.attached.ebpf, map::SINK_FLOWS)?;
+        for (index, ends) in (0..).zip(ends) {
+            let flow = SinkFlow { ends: *ends, ..SinkFlow::new_zeroed() };
+            flows.set(index, raw::<_, FLOW>(&flow), 0)?;
+        }
+        const CONFIG: usize = size_of::<SinkConfig>();
+        let mut configs = array::<CONFIG>(&mut self.attached.ebpf, map::SINK_CONFIG)?;
+        Ok(configs.set(0, raw::<_, CONFIG>(config), 0)?)
+    }
+
+    /// The counts over all flows.
+    ///
+    /// # Errors
+    /// The kernel gives no map entry.
+    pub(crate) fn counts(&self) -> anyhow::Result<SinkCounts> {
+        let map = self.attached.ebpf.map(map::SINK_COUNTS).context("no counts in the object")?;
+        let map = PerCpuArray::<_, [u8; size_of::<SinkCounts>()]>::try_from(map)?;
+        let mut total = SinkCounts::default();
+        for cpu in map.get(&0, 0)?.iter() {
+            total = sum(&total, &read(cpu));
+        }
+        Ok(total)
+    }
+
+    /// Every flow.
+    ///
+    /// # Errors
+    /// The kernel gives no map entry.
+    pub(crate) fn flows(&self) -> anyhow::Result<Vec<SinkFlow>> {
+        let map = self.attached.ebpf.map(map::SINK_FLOWS).context("no flows in the object")?;
+        let map = Array::<_, [u8; size_of::<SinkFlow>()]>::try_from(map)?;
+        (0..self.flows).map(|index| Ok(read(&map.get(&index, 0)?))).collect()
+    }
+}
+
+fn sum(a: &SinkCounts, b: &SinkCounts) -> SinkCounts {
+    SinkCounts {
+        packets: a.packets + b.packets,
+        received: a.received + b.received,
+        reordered: a.reordered + b.reordered,
+        duplicates: a.duplicates + b.duplicates,
+        too_late: a.too_late + b.too_late,
+        sampled: a.sampled + b.sampled,
+        damaged: a.damaged + b.damaged,
+        corrupted: a.corrupted + b.corrupted,
+        bad_checksum: a.bad_checksum + b.bad_checksum,
+        partial_checksum: a.partial_checksum + b.partial_checksum,
+        no_checksum: a.no_checksum + b.no_checksum,
+        misdelivered: a.misdelivered + b.misdelivered,
+        passed: a.passed + b.passed,
+    }
+}
+
+/// One thread's generator.
+#[derive(Debug)]
+pub(crate) struct Generator {
+    ebpf: Ebpf,
+    context: [u8; XDP_MD_BYTES],
+    frame: Vec<u8>,
+    batch: u32,
+    repeat: u32,
+}
+
+impl Generator {
+    /// Loads it for some flows, to send out of the interface of that index.
+    ///
+    /// # Errors
+    /// No right to load programs.
+    pub(crate) fn load(
+        config: &GeneratorConfig,
+        flows: &[GeneratorFlow],
+        image: &[u64; IMAGE_WORDS],
+        interface: u32,
+    ) -> anyhow::Result<Self> {
+        const CONFIG: usize = size_of::<GeneratorConfig>();
+        const FLOW: usize = size_of::<GeneratorFlow>();
+        let mut ebpf = load(config.flows)?;
+        xdp(&mut ebpf, program::GENERATOR)?.load().map_err(|error| explain(error.into()))?;
+        array::<CONFIG>(&mut ebpf, map::GENERATOR_CONFIG)?.set(0, raw::<_, CONFIG>(config), 0)?;
+        array(&mut ebpf, map::IMAGE)?.set(0, raw::<_, { IMAGE_WORDS * 8 }>(image), 0)?;
+        let mut map = array::<FLOW>(&mut ebpf, map::GENERATOR_FLOWS)?;
+        for (index, flow) in (0..).zip(flows) {
+            map.set(index, raw::<_, FLOW>(flow), 0)?;
+        }
+        // What the program sees as its packet: bytes from 0 to the frame's end, and its interface.
+        let mut context = [0; XDP_MD_BYTES];
+        context[4..8].copy_from_slice(&config.frame_bytes.to_ne_bytes());
+        context[12..16].copy_from_slice(&interface.to_ne_bytes());
+        let frame = vec![0; usize::try_from(config.frame_bytes)?];
+        let (batch, repeat) = match config.rate {
+            0 => (BATCH_FRAMES_MAX, REPEAT_FLAT_OUT),
+            rate => {
+                let batch = (rate / BATCHES_PER_SECOND).clamp(1, BATCH_FRAMES_MAX.into());
+                let repeat = (rate / 4).clamp(REPEAT_PACED_MIN, REPEAT_FLAT_OUT.into());
+                (u32::try_from(batch)?, u32::try_from(repeat)?)
+            }
+        };
+        Ok(Self { ebpf, context, frame, batch, repeat })
+    }
+
+    /// Runs for a fraction of a second, in the calling thread's namespace and on its CPU, and says
+    /// how far it came.
+    ///
+    /// # Errors
+    /// The kernel runs no program on live frames, or not out of this interface.
+    pub(crate) fn burst(&mut self) -> anyhow::Result<GeneratorState> {
+        let options = TestRunOptions {
+            data_in: Some(&self.frame),
+            ctx_in: Some(&self.context),
+            repeat: self.repeat,
+            attrs: TestRunAttrs::new().xdp_live_frames(self.batch),
+            ..TestRunOptions::default()
+        };
+        match xdp(&mut self.ebpf, program::GENERATOR)?.test_run(options) {
+            Ok(_) => {}
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                return Err(anyhow::Error::new(error).context(
+                    "the kernel does not run the generator (Linux 5.18 or newer, and an interface \
+                     whose driver sends XDP frames)",
+                ));
+            }
+        }
+        self.state()
+    }
+
+    /// How far it came.
+    ///
+    /// # Errors
+    /// The kernel gives no map entry.
+    pub(crate) fn state(&self) -> anyhow::Result<GeneratorState> {
+        let map = self.ebpf.map(map::GENERATOR_STATE).context("no state in the object")?;
+        let map = Array::<_, [u8; size_of::<GeneratorState>()]>::try_from(map)?;
+        Ok(read(&map.get(&0, 0)?))
+    }
+}

@@ -1,0 +1,407 @@
+//! What a flood says at its end: a text for people, a JSON document for machines, and the verdict
+//! on limits and damage. Computes nothing that the run did not measure.
+
+use std::fmt::{self, Write as _};
+
+use relay_bench_ebpf::packet::SinkCounts;
+use serde::Serialize;
+
+use crate::flood::place::Interface;
+use crate::flood::run::Measured;
+use crate::host::Host;
+
+/// A paced generator that reached less than this share of its rate was the limit.
+const RATE_REACHED: f64 = 0.99;
+/// A flat-out run that loses less than this was limited by the generator or this host, percent.
+const LOSS_PERCENT_OF_A_LIMIT: f64 = 0.1;
+/// Flows listed in the text.
+const WORST_FLOWS: usize = 5;
+
+/// What was asked for, as the report repeats it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Asked {
+    /// The command, without passwords.
+    pub(crate) command: String,
+    /// The TURN server transport address; of a ceiling, the reflector's MAC address.
+    pub(crate) server: String,
+    /// The peer's transport address.
+    pub(crate) peer: Option<String>,
+    /// `to-peer`, `to-client`, or `reflect`.
+    pub(crate) direction: &'static str,
+    /// Allocations, each one flow.
+    pub(crate) allocations: u32,
+    /// Packets a second of all; none: flat out.
+    pub(crate) rate_total: Option<u64>,
+    /// Bytes of application data in a packet.
+    pub(crate) payload_bytes: u16,
+    /// How long packets are due, seconds.
+    pub(crate) duration_secs: u32,
+    /// Threads that generate.
+    pub(crate) threads: u32,
+    /// Every so manyth packet is checked whole.
+    pub(crate) sample: u32,
+}
+
+/// What the control traffic came to.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Control {
+    /// Allocations that existed.
+    pub(crate) allocations_made: u64,
+    /// Allocations that were ready for data.
+    pub(crate) allocations_ready: u64,
+    /// Allocations that the server confirmed to have deleted.
+    pub(crate) allocations_deleted: u64,
+    /// From the first Allocate to the last allocation ready, milliseconds.
+    pub(crate) setup_ms: u64,
+}
+
+/// One flow.
+#[derive(Clone, Debug, Serialize)]
+struct Flow {
+    allocation: usize,
+    client: String,
+    relayed: Option<String>,
+    sent: u64,
+    received: u64,
+    lost: u64,
+    reordered: u64,
+    duplicates: u64,
+}
+
+/// A finished report.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    tool: &'static str,
+    host: Host,
+    asked: Asked,
+    ending: &'static str,
+    explanation: String,
+    #[serde(flatten)]
+    control: Control,
+    from: Option<Interface>,
+    at: Option<Interface>,
+    send_secs: f64,
+    sent: u64,
+    sent_per_second: f64,
+    interface_sent: Option<u64>,
+    received: u64,
+    received_per_second: f64,
+    delivered: u64,
+    lost: u64,
+    loss_percent: f64,
+    reordered: u64,
+    duplicates: u64,
+    too_late: u64,
+    sampled: u64,
+    corrupted: u64,
+    corrupted_estimate: u64,
+    bad_checksum: u64,
+    partial_checksum: u64,
+    no_checksum: u64,
+    misdelivered: u64,
+    generator_limited: bool,
+    flows_with_loss: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    per_flow: Option<Vec<Flow>>,
+    violations: Vec<String>,
+    #[serde(skip)]
+    worst: Vec<Flow>,
+}
+
+/// Who a flow is, for its line.
+#[derive(Clone, Debug)]
+pub(crate) struct Name {
+    /// The client's address.
+    pub(crate) client: String,
+    /// The relayed transport address.
+    pub(crate) relayed: Option<String>,
+}
+
+/// Everything that a report is made of.
+#[derive(Debug)]
+pub(crate) struct Findings<'a> {
+    /// What was asked.
+    pub(crate) asked: Asked,
+    /// One word, and a sentence, on how it ended.
+    pub(crate) ending: (&'static str, String),
+    /// The control traffic.
+    pub(crate) control: Control,
+    /// The generator's interface, and the sink's.
+    pub(crate) interfaces: Option<(Interface, Interface)>,
+    /// What was measured, if anything was sent.
+    pub(crate) measured: Option<&'a Measured>,
+    /// The flows.
+    pub(crate) names: &'a [Name],
+    /// Largest share of packets that may be lost, percent.
+    pub(crate) max_loss: Option<f64>,
+    /// Whether to list every flow.
+    pub(crate) per_flow: PerFlow,
+}
+
+/// Whether a report lists every flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum PerFlow {
+    /// It does.
+    Listed,
+    /// Only the worst ones.
+    Summed,
+}
+
+impl Report {
+    /// Of a run.
+    pub(crate) fn new(findings: Findings<'_>) -> Self {
+        let Findings { asked, ending, control, interfaces, measured, names, .. } = &findings;
+        let counts = measured.map(|measured| measured.counts).unwrap_or_default();
+        let sent = measured.map_or(0, |measured| measured.sent);
+        let send_secs = measured.map_or(0.0, |measured| measured.send_ns as f64 / 1e9);
+        let per_second = |count: u64| if send_secs > 0.0 { count as f64 / send_secs } else { 0.0 };
+        let wrong = counts.corrupted + counts.bad_checksum;
+        // Of the rest of the packets, as many as of the sample.
+        let scaled = if counts.sampled == 0 {
+            0
+        } else {
+            let share = wrong as f64 / counts.sampled as f64;
+            (share * (counts.packets - counts.damaged) as f64).round() as u64
+        };
+        let corrupted_estimate = scaled + counts.damaged;
+        let arrived = counts.received
+            + counts.too_late
+            + counts.damaged
+            + counts.misdelivered
+            + wrong;
+        let lost = sent.saturating_sub(arrived);
+        let loss_percent = percent(lost, sent);
+        let flows = flows(measured.as_ref().map_or(&[], |measured| &measured.flows), names);
+        let flows_with_loss = flows.iter().filter(|flow| flow.lost > 0).count();
+        let mut worst: Vec<Flow> = flows.iter().filter(|flow| flow.lost > 0).cloned().collect();
+        worst.sort_by_key(|flow| std::cmp::Reverse(flow.lost));
+        worst.truncate(WORST_FLOWS);
+        let generator_limited = match asked.rate_total {
+            Some(rate) => per_second(sent) < rate as f64 * RATE_REACHED,
+            None => loss_percent < LOSS_PERCENT_OF_A_LIMIT,
+        };
+        let violations = violations(&counts, loss_percent, findings.max_loss, corrupted_estimate);
+        Self {
+            tool: concat!("relay-bench ", env!("CARGO_PKG_VERSION")),
+            host: Host::here(),
+            asked: asked.clone(),
+            ending: ending.0,
+            explanation: ending.1.clone(),
+            control: *control,
+            from: interfaces.as_ref().map(|(from, _)| from.clone()),
+            at: interfaces.as_ref().map(|(_, at)| at.clone()),
+            send_secs,
+            sent,
+            sent_per_second: per_second(sent),
+            interface_sent: measured.and_then(|measured| measured.interface_sent),
+            received: counts.received,
+            received_per_second: per_second(counts.received),
+            delivered: counts.received.saturating_sub(scaled.saturating_sub(wrong)),
+            lost,
+            loss_percent,
+            reordered: counts.reordered,
+            duplicates: counts.duplicates,
+            too_late: counts.too_late,
+            sampled: counts.sampled,
+            corrupted: counts.damaged + counts.corrupted,
+            corrupted_estimate,
+            bad_checksum: counts.bad_checksum,
+            partial_checksum: counts.partial_checksum,
+            no_checksum: counts.no_checksum,
+            misdelivered: counts.misdelivered,
+            generator_limited,
+            flows_with_loss,
+            per_flow: (findings.per_flow == PerFlow::Listed).then_some(flows),
+            violations,
+            worst,
+        }
+    }
+
+    /// Whether no limit was broken and nothing was damaged.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.violations.is_empty()
+    }
+
+    /// The JSON document.
+    ///
+    /// # Errors
+    /// None that this document can cause.
+    pub(crate) fn json(&self) -> serde_json::Result<String> {
+        serde_json::to_string_pretty(self)
+    }
+
+    /// The text.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        self.write_text(&mut text).expect("a String takes every text");
+        text
+    }
+
+    fn write_text(&self, out: &mut String) -> fmt::Result {
+        let asked = &self.asked;
+        writeln!(out, "{}: {}", self.tool, asked.command)?;
+        let Host { kernel, cpu, cores } = &self.host;
+        writeln!(out, "host        Linux {kernel}, {cores} × {cpu}, {} thread(s)", asked.threads)?;
+        write!(out, "server      {}", asked.server)?;
+        match &asked.peer {
+            Some(peer) => writeln!(out, ", peer {peer}, {}", asked.direction)?,
+            None => writeln!(out, ", {}", asked.direction)?,
+        }
+        if let (Some(from), Some(at)) = (&self.from, &self.at) {
+            writeln!(
+                out,
+                "interfaces  from {} ({}, MTU {}), at {} ({}, MTU {})",
+                from.name, from.driver, from.mtu, at.name, at.driver, at.mtu
+            )?;
+        }
+        let rate = asked.rate_total.map_or("flat out".to_owned(), |rate| format!("{rate}/s"));
+        writeln!(
+            out,
+            "offered     {} flows, {rate}, {} bytes, for {} s",
+            asked.allocations, asked.payload_bytes, asked.duration_secs
+        )?;
+        writeln!(out, "ending      {}", self.explanation)?;
+        let control = &self.control;
+        if control.allocations_made > 0 {
+            writeln!(
+                out,
+                "allocations {} made, {} ready in {} ms, {} deleted, {} left behind",
+                control.allocations_made,
+                control.allocations_ready,
+                control.setup_ms,
+                control.allocations_deleted,
+                control.allocations_made - control.allocations_deleted
+            )?;
+        }
+        if self.sent > 0 {
+            self.write_figures(out)?;
+            self.write_notes(out)?;
+        }
+        for violation in &self.violations {
+            writeln!(out, "{violation}")?;
+        }
+        Ok(())
+    }
+
+    fn write_figures(&self, out: &mut String) -> fmt::Result {
+        write!(
+            out,
+            "sent        {} in {:.3} s, {:.0}/s",
+            self.sent, self.send_secs, self.sent_per_second
+        )?;
+        match self.interface_sent {
+            Some(count) => writeln!(out, "; {count} by the interface's own count")?,
+            None => writeln!(out)?,
+        }
+        writeln!(
+            out,
+            "received    {} ({:.4} %), {:.0}/s",
+            self.received,
+            percent(self.received, self.sent),
+            self.received_per_second
+        )?;
+        writeln!(
+            out,
+            "lost        {} ({:.4} %), in {} of {} flows",
+            self.lost, self.loss_percent, self.flows_with_loss, self.asked.allocations
+        )?;
+        for flow in &self.worst {
+            writeln!(
+                out,
+                "  worst     allocation {} ({}): {} of {} lost",
+                flow.allocation, flow.client, flow.lost, flow.sent
+            )?;
+        }
+        writeln!(
+            out,
+            "order       {} reordered, {} duplicates, {} too late to tell",
+            self.reordered, self.duplicates, self.too_late
+        )?;
+        writeln!(
+            out,
+            "checked     {} whole: {} corrupted, {} with a bad checksum; {} misdelivered",
+            self.sampled, self.corrupted, self.bad_checksum, self.misdelivered
+        )
+    }
+
+    fn write_notes(&self, out: &mut String) -> fmt::Result {
+        if self.generator_limited {
+            let what = match self.asked.rate_total {
+                Some(_) => "the offered rate was not reached",
+                None => "flat out, and next to nothing was lost",
+            };
+            writeln!(out, "note        {what}: this tool or its host was the limit")?;
+        }
+        if self.interface_sent.is_some_and(|count| (count as f64) < self.sent as f64 * 0.999) {
+            writeln!(
+                out,
+                "note        the interface did not carry all frames: its queue overflowed, or the \
+                 far end does not take them by XDP (`relay-bench reflect`, or any XDP program)"
+            )?;
+        }
+        if self.partial_checksum > 0 {
+            writeln!(
+                out,
+                "note        {} packets of the sample have only a partial UDP checksum: the \
+                 sender leaves it to hardware that a veth is not; `ethtool -K IF tx off` at the \
+                 relay makes it checkable",
+                self.partial_checksum
+            )?;
+        }
+        if self.no_checksum > 0 {
+            writeln!(
+                out,
+                "note        {} packets of the sample came without a UDP checksum, and were sent \
+                 with one",
+                self.no_checksum
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn flows(flows: &[crate::flood::run::FlowResult], names: &[Name]) -> Vec<Flow> {
+    let line = |(index, (flow, name)): (usize, (&crate::flood::run::FlowResult, &Name))| Flow {
+        allocation: index + 1,
+        client: name.client.clone(),
+        relayed: name.relayed.clone(),
+        sent: flow.sent,
+        received: flow.sink.received,
+        lost: flow.sent.saturating_sub(flow.sink.received + flow.sink.too_late),
+        reordered: flow.sink.reordered,
+        duplicates: flow.sink.duplicates,
+    };
+    flows.iter().zip(names).enumerate().map(line).collect()
+}
+
+fn violations(
+    counts: &SinkCounts,
+    loss_percent: f64,
+    max_loss: Option<f64>,
+    corrupted_estimate: u64,
+) -> Vec<String> {
+    let mut violations = Vec::new();
+    if let Some(max) = max_loss.filter(|max| loss_percent > *max) {
+        violations
+            .push(format!("limit broken: {loss_percent:.4} % lost, --max-loss is {max} %"));
+    }
+    if corrupted_estimate > 0 {
+        violations.push(format!(
+            "damage: some {corrupted_estimate} packets did not arrive as they were sent ({} \
+             with a wrong stamp or length, {} with wrong bytes and {} with a wrong checksum among \
+             {} checked whole)",
+            counts.damaged, counts.corrupted, counts.bad_checksum, counts.sampled
+        ));
+    }
+    if counts.misdelivered > 0 {
+        violations.push(format!(
+            "misdelivery: {} packets arrived between other addresses than their own",
+            counts.misdelivered
+        ));
+    }
+    violations
+}
+
+fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 * 100.0 }
+}

@@ -1,0 +1,302 @@
+//! One flood, from the generator's first packet to the last that may still come: frames out of one
+//! interface, the sink on another. Knows nothing of TURN: the addresses are given.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use relay_bench_ebpf::pace::{GeneratorConfig, GeneratorState};
+use relay_bench_ebpf::packet::{self, Common, GeneratorFlow, SinkConfig, SinkCounts, SinkFlow};
+
+use crate::clock::{Clock, MILLISECOND_NS, SECOND_NS};
+use crate::flood::forge::{self, Mould};
+use crate::flood::kernel::{Generator, Sink};
+use crate::flood::place::{Interface, Place};
+
+/// How long nothing more has come when the run is over, nanoseconds.
+const QUIET_NS: u64 = 200 * MILLISECOND_NS;
+
+/// The two ends of a flow's packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Ends {
+    /// As the generator sends them.
+    pub(crate) sent: (SocketAddr, SocketAddr),
+    /// As the sink must see them.
+    pub(crate) seen: (SocketAddr, SocketAddr),
+}
+
+/// What is sent, how, and what is to arrive.
+#[derive(Debug)]
+pub(crate) struct Flood {
+    /// The run's number.
+    pub(crate) run: u32,
+    /// Each flow's ends.
+    pub(crate) flows: Vec<Ends>,
+    /// The frames.
+    pub(crate) mould: Mould,
+    /// Whether ChannelData arrives, or plain UDP.
+    pub(crate) framed: bool,
+    /// Which end of what arrives is the same for all flows.
+    pub(crate) common: Common,
+    /// Every so manyth packet is checked whole.
+    pub(crate) sample: u32,
+    /// Packets a second over all flows; `None`: flat out.
+    pub(crate) rate: Option<u64>,
+    /// How long packets are due, nanoseconds.
+    pub(crate) duration_ns: u64,
+    /// Threads that generate.
+    pub(crate) threads: u32,
+    /// Without a packet for so long, nothing is relayed any more; nanoseconds.
+    pub(crate) stall_ns: u64,
+    /// Where the frames leave.
+    pub(crate) place: Place,
+    /// By which interface.
+    pub(crate) interface: Interface,
+}
+
+/// What a flow sent and what of it arrived.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FlowResult {
+    /// Packets sent.
+    pub(crate) sent: u64,
+    /// What the sink counted.
+    pub(crate) sink: SinkFlow,
+}
+
+/// What a flood came to.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    /// Packets sent.
+    pub(crate) sent: u64,
+    /// From the first to the last packet, nanoseconds; of a paced run at least its duration.
+    pub(crate) send_ns: u64,
+    /// Packets that the sending interface counted meanwhile, others' included.
+    pub(crate) interface_sent: Option<u64>,
+    /// What arrived.
+    pub(crate) counts: SinkCounts,
+    /// Every flow.
+    pub(crate) flows: Vec<FlowResult>,
+    /// Why it ended.
+    pub(crate) stopped: Stopped,
+}
+
+/// Why a flood ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stopped {
+    /// Everything was sent.
+    Done,
+    /// The user asked for the end.
+    Interrupted,
+    /// For the stall time nothing arrived.
+    Stalled,
+    /// What goes on beside it failed.
+    Beside,
+}
+
+impl Flood {
+    /// Runs it. `beside` is called all the time, takes some 50 ms, and says whether to go on.
+    ///
+    /// # Errors
+    /// The kernel does not take the programs or does not run them.
+    pub(crate) fn run(
+        &self,
+        sink: &mut Sink,
+        stop: &AtomicBool,
+        bar: &ProgressBar,
+        mut beside: impl FnMut() -> bool,
+    ) -> anyhow::Result<Measured> {
+        let seen: Vec<_> =
+            self.flows.iter().map(|ends| forge::ends(ends.seen.0, ends.seen.1)).collect();
+        sink.expect(&self.sink_config(), &seen)?;
+        let mut generators = self.generators()?;
+        let interface_sent = || Interface::packets_sent(&self.place, &self.interface.name);
+        let before = interface_sent();
+        let halt = AtomicBool::new(false);
+        let sent: Vec<AtomicU64> = generators.iter().map(|_| AtomicU64::new(0)).collect();
+        let (states, stopped) = thread::scope(|scope| {
+            let running: Vec<_> = generators
+                .iter_mut()
+                .zip(&sent)
+                .map(|(generator, sent)| {
+                    let halt = &halt;
+                    scope.spawn(move || generate(generator, &self.place, halt, sent))
+                })
+                .collect();
+            let total = || sent.iter().map(|sent| sent.load(Ordering::Relaxed)).sum();
+            let finished = || running.iter().all(thread::ScopedJoinHandle::is_finished);
+            let stopped = self.watch(sink, stop, bar, &mut beside, total, finished);
+            halt.store(true, Ordering::Relaxed);
+            let states: anyhow::Result<Vec<GeneratorState>> = running
+                .into_iter()
+                .map(|thread| thread.join().expect("a generator's thread does not panic"))
+                .collect();
+            stopped.and_then(|stopped| Ok((states?, stopped)))
+        })?;
+        let counts = drain(sink, &mut beside)?;
+        let interface_sent = before.zip(interface_sent()).map(|(before, after)| after - before);
+        let sent = states.iter().map(|state| state.sent).sum();
+        let span = |state: &GeneratorState| state.sent_ns.saturating_sub(state.start_ns);
+        let longest = states.iter().map(span).max().unwrap_or(0);
+        let whole = self.rate.filter(|_| stopped == Stopped::Done).map_or(0, |_| self.duration_ns);
+        let flows = sink
+            .flows()?
+            .into_iter()
+            .enumerate()
+            .map(|(flow, sink)| FlowResult { sent: self.sent_by(flow, &states), sink })
+            .collect();
+        Ok(Measured {
+            sent,
+            send_ns: longest.max(whole),
+            interface_sent,
+            counts,
+            flows,
+            stopped,
+        })
+    }
+
+    /// The threads' generators: flows and rate dealt out.
+    fn generators(&self) -> anyhow::Result<Vec<Generator>> {
+        let Some(first) = self.flows.first() else { return Ok(Vec::new()) };
+        let layout = self.mould.layout(first.sent.1);
+        let image = self.mould.image(first.sent.1);
+        let threads = usize::try_from(self.threads)?.min(self.flows.len());
+        let deal = |index: usize| -> anyhow::Result<Generator> {
+            let flows: Vec<GeneratorFlow> = (0u32..)
+                .zip(&self.flows)
+                .skip(index)
+                .step_by(threads)
+                .map(|(number, Ends { sent: (src, dst), .. })| {
+                    self.mould.flow(*src, *dst, packet::tag(self.run, number))
+                })
+                .collect();
+            let rate = self.rate.map_or(0, |rate| {
+                // Flows are not always dealt out evenly, and each flow has the same rate.
+                let upto = |flows: usize| rate * flows as u64 / self.flows.len() as u64;
+                let before: usize = (0..index).map(|other| self.flows_of(other, threads)).sum();
+                upto(before + flows.len()) - upto(before)
+            });
+            let config = GeneratorConfig {
+                rate: 0,
+                duration_ns: self.duration_ns,
+                interval_ns: 0,
+                remainder: 0,
+                flows: u32::try_from(flows.len())?,
+                frame_bytes: u32::try_from(layout.frame_bytes)?,
+                lead: u32::try_from(layout.lead)?,
+                payload_word: u32::try_from(layout.payload_word)?,
+                checksum_word: u32::try_from(layout.checksum / 8)?,
+                checksum_shift: u32::try_from(layout.checksum % 8 * 8)?,
+            };
+            anyhow::ensure!(
+                self.rate.is_none() || rate > 0,
+                "--rate is smaller than the number of --threads"
+            );
+            Generator::load(&config.with_rate(rate), &flows, &image, self.interface.index)
+        };
+        (0..threads).map(deal).collect()
+    }
+
+    fn flows_of(&self, thread: usize, threads: usize) -> usize {
+        (self.flows.len() + threads - 1 - thread) / threads
+    }
+
+    /// Packets that a flow sent: the flows of a thread take turns.
+    fn sent_by(&self, flow: usize, states: &[GeneratorState]) -> u64 {
+        let threads = states.len();
+        let (thread, place) = (flow % threads, flow / threads);
+        let flows = self.flows_of(thread, threads) as u64;
+        let sent = states[thread].sent;
+        sent / flows + u64::from((place as u64) < sent % flows)
+    }
+
+    fn sink_config(&self) -> SinkConfig {
+        let family = self.flows.first().map_or(4, |ends| if ends.seen.0.is_ipv4() { 4 } else { 6 });
+        let ends = self.flows.first().map(|ends| forge::ends(ends.seen.0, ends.seen.1));
+        let channel = crate::turn::framing::channel().value().to_be();
+        SinkConfig {
+            run: self.run,
+            flows: u32::try_from(self.flows.len()).unwrap_or(u32::MAX),
+            payload_bytes: self.mould.payload_bytes.into(),
+            sample: self.sample,
+            common: self.common as u32,
+            channel: if self.framed { channel } else { 0 },
+            family,
+            ends: ends.unwrap_or_default(),
+            pad: 0,
+            fill: self.mould.fill,
+            compared: packet::compared(self.mould.payload_bytes.into()),
+        }
+    }
+
+    fn watch(
+        &self,
+        sink: &Sink,
+        stop: &AtomicBool,
+        bar: &ProgressBar,
+        beside: &mut impl FnMut() -> bool,
+        sent: impl Fn() -> u64,
+        finished: impl Fn() -> bool,
+    ) -> anyhow::Result<Stopped> {
+        bar.set_length(self.duration_ns / MILLISECOND_NS);
+        if let Ok(style) = ProgressStyle::with_template("{elapsed:>4} {bar:30} {msg}") {
+            bar.set_style(style);
+        }
+        let clock = Clock::start();
+        let (mut seen, mut seen_at) = (0, 0);
+        while !finished() {
+            let packets = sink.counts()?.packets;
+            let now = clock.now();
+            if packets > seen || sent() == 0 {
+                (seen, seen_at) = (packets, now);
+            }
+            bar.set_position(now / MILLISECOND_NS);
+            bar.set_message(format!("{} packets sent, {packets} arrived", sent()));
+            if stop.load(Ordering::Relaxed) {
+                return Ok(Stopped::Interrupted);
+            }
+            if now - seen_at > self.stall_ns {
+                return Ok(Stopped::Stalled);
+            }
+            if !beside() {
+                return Ok(Stopped::Beside);
+            }
+        }
+        Ok(Stopped::Done)
+    }
+}
+
+fn generate(
+    generator: &mut Generator,
+    place: &Place,
+    halt: &AtomicBool,
+    sent: &AtomicU64,
+) -> anyhow::Result<GeneratorState> {
+    place.enter()?;
+    loop {
+        let state = generator.burst()?;
+        sent.store(state.sent, Ordering::Relaxed);
+        if state.is_over != 0 || halt.load(Ordering::Relaxed) {
+            return Ok(state);
+        }
+    }
+}
+
+/// Waits until nothing more comes: the counts then.
+fn drain(sink: &Sink, beside: &mut impl FnMut() -> bool) -> anyhow::Result<SinkCounts> {
+    let clock = Clock::start();
+    let mut counts = sink.counts()?;
+    let mut changed_at = clock.now();
+    // What arrives for ever is not what was sent.
+    while clock.now() - changed_at < QUIET_NS && clock.now() < 5 * SECOND_NS {
+        if !beside() {
+            thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let latest = sink.counts()?;
+        if latest.packets != counts.packets {
+            changed_at = clock.now();
+        }
+        counts = latest;
+    }
+    Ok(counts)
+}
