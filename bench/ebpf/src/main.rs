@@ -276,12 +276,7 @@ fn same(a: &[u16; 8], b: &[u16; 8], config: &SinkConfig) -> bool {
 
 /// Judges a packet of the run; `None` if it is none.
 #[inline(always)]
-fn take(
-    ctx: &XdpContext,
-    config: &SinkConfig,
-    counts: &mut SinkCounts,
-    seen: &Seen,
-) -> Option<()> {
+fn take(ctx: &XdpContext, config: &SinkConfig, counts: &mut SinkCounts, seen: &Seen) -> Option<()> {
     let framed = config.channel != 0;
     let payload = seen.at + UDP_BYTES + if framed { size_of::<Channel>() } else { 0 };
     let stamp: &[[u16; 4]; STAMP_WORDS] = at(ctx, payload)?;

@@ -36,8 +36,9 @@ pub struct GeneratorFlow {
 }
 
 /// The two ends of a packet: addresses and ports as they lie in the packet.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Default, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Ends {
     /// Source address; an IPv4 address has two words.

@@ -111,11 +111,15 @@ impl Clients {
             let now = self.clock.now();
             while started < self.clients.len() && started - ready < CONCURRENCY {
                 self.clients[started].turn.allocate(now);
-                self.control_at = now;
+                self.go_on(started, now)?;
                 started += 1;
             }
             self.step()?;
-            ready = self.count(Stage::Ready);
+            // All but the latest are ready: their predecessors need not be looked at again.
+            let is_ready = |client: &Client| client.turn.stage() == Stage::Ready;
+            while ready < started && is_ready(&self.clients[ready]) {
+                ready += 1;
+            }
             progress(ready as u64);
         }
         Ok(())
@@ -184,10 +188,11 @@ impl Clients {
         while from < self.clients.len() {
             let now = self.clock.now();
             let to = self.clients.len().min(from + CONCURRENCY);
-            for client in &mut self.clients[from..to] {
-                client.turn.release(now);
+            for index in from..to {
+                self.clients[index].turn.release(now);
+                // One that does not leave is sent again.
+                let _ = self.go_on(index, now);
             }
-            self.control_at = now;
             let open = |client: &Client| client.turn.stage() == Stage::Releasing;
             while self.clients[from..to].iter().any(open) {
                 match self.step() {
@@ -233,13 +238,15 @@ impl Clients {
         self.control_at = u64::MAX;
         let mut failed = None;
         for (index, client) in self.clients.iter_mut().enumerate() {
-            if client.turn.deadline().is_some_and(|deadline| deadline <= now) {
-                client.transmit(now)?;
-                failed = failed.or_else(|| client.trouble(index));
-            }
-            self.control_at = self.control_at.min(client.turn.deadline().unwrap_or(u64::MAX));
+            self.control_at = client.go_on(now)?.min(self.control_at);
+            failed = failed.or_else(|| client.trouble(index));
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    fn go_on(&mut self, index: usize, now: u64) -> Result<(), Trouble> {
+        self.control_at = self.clients[index].go_on(now)?.min(self.control_at);
+        Ok(())
     }
 
     fn receive(&mut self, index: usize) -> Result<(), Trouble> {
@@ -260,9 +267,8 @@ impl Clients {
             match client.turn.receive(clock.now(), &buffer[..length]) {
                 Inbound::Data(_) => client.has_data = true,
                 Inbound::Answer => {
-                    let deadline = client.turn.deadline().unwrap_or(u64::MAX);
-                    *control_at = (*control_at).min(deadline);
                     client.trouble(index).map_or(Ok(()), Err)?;
+                    *control_at = client.go_on(clock.now())?.min(*control_at);
                 }
                 Inbound::Foreign => {}
             }
@@ -271,6 +277,14 @@ impl Clients {
 }
 
 impl Client {
+    /// Sends what is due; when the next thing is.
+    fn go_on(&mut self, now: u64) -> Result<u64, Trouble> {
+        if self.turn.deadline().is_some_and(|deadline| deadline <= now) {
+            self.transmit(now)?;
+        }
+        Ok(self.turn.deadline().unwrap_or(u64::MAX))
+    }
+
     fn transmit(&mut self, now: u64) -> Result<(), Trouble> {
         let Some(request) = self.turn.transmit(now) else { return Ok(()) };
         match self.socket.send(request) {

@@ -14,6 +14,7 @@ use relay_bench_ebpf::packet::{
 use relay_bench_ebpf::{map, program};
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
+use crate::clock::SECOND_NS;
 use crate::flood::place::{Interface, Place};
 use crate::objects::Object;
 
@@ -21,10 +22,12 @@ use crate::objects::Object;
 const BATCH_FRAMES_MAX: u32 = 64;
 /// Batches a second, at least, of a paced generator: frames leave when their batch is full.
 const BATCHES_PER_SECOND: u64 = 20_000;
-/// Runs of the program in one call, flat out: some 200 ms. A call's set-up costs 1 ms.
-const REPEAT_FLAT_OUT: u32 = 1 << 20;
-/// As [`REPEAT_FLAT_OUT`], of a paced generator at least: 200 ms if nothing is due.
-const REPEAT_PACED_MIN: u64 = 1 << 16;
+/// Runs of the program in one call at most: what is left of them when all is sent takes 2 s.
+const REPEAT_MAX: u64 = 1 << 26;
+/// Runs in a second, at most, that only wait: see `LOOKS_MAX` of the program.
+const WAITS_PER_SECOND: u64 = 1_000_000;
+/// Runs in the first call, flat out: what it shows decides about the next one.
+const REPEAT_FIRST: u64 = 1 << 18;
 /// Bytes of `struct xdp_md`.
 const XDP_MD_BYTES: usize = 24;
 
@@ -206,7 +209,18 @@ pub(crate) struct Generator {
     context: [u8; XDP_MD_BYTES],
     frame: Vec<u8>,
     batch: u32,
-    repeat: u32,
+    rate: u64,
+    duration_ns: u64,
+}
+
+/// How far a generator is.
+pub(crate) struct Dial {
+    state: Array<MapData, [u8; size_of::<GeneratorState>()]>,
+}
+
+/// Ends a generator.
+pub(crate) struct Stop {
+    config: Array<MapData, [u8; size_of::<GeneratorConfig>()]>,
 }
 
 impl Generator {
@@ -219,67 +233,95 @@ impl Generator {
         flows: &[GeneratorFlow],
         image: &[u64; IMAGE_WORDS],
         interface: u32,
-    ) -> anyhow::Result<Self> {
-        const CONFIG: usize = size_of::<GeneratorConfig>();
+    ) -> anyhow::Result<(Self, Dial, Stop)> {
         const FLOW: usize = size_of::<GeneratorFlow>();
         let mut ebpf = load(config.flows)?;
         xdp(&mut ebpf, program::GENERATOR)?.load().map_err(|error| explain(error.into()))?;
-        array::<CONFIG>(&mut ebpf, map::GENERATOR_CONFIG)?.set(0, raw::<_, CONFIG>(config), 0)?;
         array(&mut ebpf, map::IMAGE)?.set(0, raw::<_, { IMAGE_WORDS * 8 }>(image), 0)?;
         let mut map = array::<FLOW>(&mut ebpf, map::GENERATOR_FLOWS)?;
         for (index, flow) in (0..).zip(flows) {
             map.set(index, raw::<_, FLOW>(flow), 0)?;
         }
+        let take = |ebpf: &mut Ebpf, name| ebpf.take_map(name).context("no such map in the object");
+        let dial = Dial { state: take(&mut ebpf, map::GENERATOR_STATE)?.try_into()? };
+        let mut stop = Stop { config: take(&mut ebpf, map::GENERATOR_CONFIG)?.try_into()? };
+        stop.config.set(0, raw::<_, { size_of::<GeneratorConfig>() }>(config), 0)?;
         // What the program sees as its packet: bytes from 0 to the frame's end, and its interface.
         let mut context = [0; XDP_MD_BYTES];
         context[4..8].copy_from_slice(&config.frame_bytes.to_ne_bytes());
         context[12..16].copy_from_slice(&interface.to_ne_bytes());
         let frame = vec![0; usize::try_from(config.frame_bytes)?];
-        let (batch, repeat) = match config.rate {
-            0 => (BATCH_FRAMES_MAX, REPEAT_FLAT_OUT),
-            rate => {
-                let batch = (rate / BATCHES_PER_SECOND).clamp(1, BATCH_FRAMES_MAX.into());
-                let repeat = (rate / 4).clamp(REPEAT_PACED_MIN, REPEAT_FLAT_OUT.into());
-                (u32::try_from(batch)?, u32::try_from(repeat)?)
-            }
+        let batch = match config.rate {
+            0 => BATCH_FRAMES_MAX,
+            rate => u32::try_from(rate / BATCHES_PER_SECOND)?.clamp(1, BATCH_FRAMES_MAX),
         };
-        Ok(Self { ebpf, context, frame, batch, repeat })
+        let GeneratorConfig { rate, duration_ns, .. } = *config;
+        Ok((Self { ebpf, context, frame, batch, rate, duration_ns }, dial, stop))
     }
 
-    /// Runs for a fraction of a second, in the calling thread's namespace and on its CPU, and says
-    /// how far it came.
+    /// How many runs the next call has. One call for the whole run if possible: beginning and
+    /// ending one each waits until every CPU has gone through the scheduler, which on a busy
+    /// machine takes 100 ms. But runs that are left over when all is sent take time as well.
+    fn repeat(&self, state: &GeneratorState) -> anyhow::Result<u32> {
+        let elapsed = state.sent_ns.saturating_sub(state.start_ns);
+        let left_ns = self.duration_ns.saturating_sub(elapsed);
+        let runs = match (self.rate, elapsed) {
+            (0, 0) => REPEAT_FIRST,
+            (0, _) => {
+                let runs = u128::from(state.sent) * u128::from(left_ns) / u128::from(elapsed);
+                u64::try_from(runs)?.max(REPEAT_FIRST)
+            }
+            (rate, _) => (WAITS_PER_SECOND + 2 * rate) * (left_ns.div_ceil(SECOND_NS) + 1),
+        };
+        Ok(u32::try_from(runs.min(REPEAT_MAX))?)
+    }
+
+    /// Sends until everything is sent, it is stopped, or the kernel has had enough, in the
+    /// calling thread's namespace and on its CPU; `state` is how far it is.
     ///
     /// # Errors
     /// The kernel runs no program on live frames, or not out of this interface.
-    pub(crate) fn burst(&mut self) -> anyhow::Result<GeneratorState> {
+    pub(crate) fn burst(&mut self, state: &GeneratorState) -> anyhow::Result<()> {
         let options = TestRunOptions {
             data_in: Some(&self.frame),
             ctx_in: Some(&self.context),
-            repeat: self.repeat,
+            repeat: self.repeat(state)?,
             attrs: TestRunAttrs::new().xdp_live_frames(self.batch),
             ..TestRunOptions::default()
         };
         match xdp(&mut self.ebpf, program::GENERATOR)?.test_run(options) {
-            Ok(_) => {}
+            Ok(_) => Ok(()),
             Err(ProgramError::SyscallError(error))
-                if error.io_error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                return Err(anyhow::Error::new(error).context(
-                    "the kernel does not run the generator (Linux 5.18 or newer, and an interface \
-                     whose driver sends XDP frames)",
-                ));
+                if error.io_error.kind() == io::ErrorKind::Interrupted =>
+            {
+                Ok(())
             }
+            Err(error) => Err(anyhow::Error::new(error).context(
+                "the kernel does not run the generator (Linux 5.18 or newer, and an interface \
+                 whose driver sends XDP frames)",
+            )),
         }
-        self.state()
     }
+}
 
-    /// How far it came.
+impl Dial {
+    /// The generator's state.
     ///
     /// # Errors
     /// The kernel gives no map entry.
-    pub(crate) fn state(&self) -> anyhow::Result<GeneratorState> {
-        let map = self.ebpf.map(map::GENERATOR_STATE).context("no state in the object")?;
-        let map = Array::<_, [u8; size_of::<GeneratorState>()]>::try_from(map)?;
-        Ok(read(&map.get(&0, 0)?))
+    pub(crate) fn read(&self) -> anyhow::Result<GeneratorState> {
+        Ok(read(&self.state.get(&0, 0)?))
+    }
+}
+
+impl Stop {
+    /// Lets the generator send nothing more.
+    ///
+    /// # Errors
+    /// The kernel takes no map entry.
+    pub(crate) fn stop(&mut self) -> anyhow::Result<()> {
+        let mut config: GeneratorConfig = read(&self.config.get(&0, 0)?);
+        config.duration_ns = 0;
+        Ok(self.config.set(0, raw::<_, { size_of::<GeneratorConfig>() }>(&config), 0)?)
     }
 }

@@ -301,7 +301,10 @@ impl FloodArgs {
     }
 
     /// Where the generator sends, and where the sink is.
-    fn ends_of<'a>(&self, rig: &'a Rig) -> ((&'a Place, &'a Interface), (&'a Place, &'a Interface)) {
+    fn ends_of<'a>(
+        &self,
+        rig: &'a Rig,
+    ) -> ((&'a Place, &'a Interface), (&'a Place, &'a Interface)) {
         let client = (&rig.clients, &rig.client_interface);
         let peer = (&rig.peers, &rig.peer_interface);
         match self.direction {
@@ -316,8 +319,7 @@ impl FloodArgs {
         let mut sink = Sink::attach(at_place, at, self.shape.allocations.get())?;
         let one_interface = (from_place, from.index) == (at_place, at.index);
         // The generator's end too: its veth sends and takes frames only where XDP runs.
-        let _empty =
-            if one_interface { None } else { Attached::empty(from_place, from)? };
+        let _empty = if one_interface { None } else { Attached::empty(from_place, from)? };
         let setup = Arc::new(ClientSetup {
             credentials: self.server.credentials(self.shape.duration.get().into()),
             peer: PeerAddr::new(rig.peer),
@@ -335,11 +337,10 @@ impl FloodArgs {
             format!("cannot be the peer {} (--peer-address, --peer-port, --peer-netns)", rig.peer)
         })?;
         let count = self.shape.allocations.get();
-        let mut clients =
-            rig.clients.within(|| Ok(Clients::open(setup, server, count)?)).context(
-                "cannot open a socket for each allocation: see ulimit -n and \
+        let mut clients = rig.clients.within(|| Ok(Clients::open(setup, server, count)?)).context(
+            "cannot open a socket for each allocation: see ulimit -n and \
                  net.ipv4.ip_local_port_range",
-            )?;
+        )?;
         let mut outcome = Outcome {
             ending: Ending::Completed,
             control: Control::default(),

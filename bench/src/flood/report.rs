@@ -14,6 +14,8 @@ use crate::host::Host;
 const RATE_REACHED: f64 = 0.99;
 /// A flat-out run that loses less than this was limited by the generator or this host, percent.
 const LOSS_PERCENT_OF_A_LIMIT: f64 = 0.1;
+/// A generator that was later than this sent bursts, milliseconds.
+const LAG_MS_NOTABLE: f64 = 5.0;
 /// Flows listed in the text.
 const WORST_FLOWS: usize = 5;
 
@@ -83,6 +85,7 @@ pub(crate) struct Report {
     send_secs: f64,
     sent: u64,
     sent_per_second: f64,
+    lag_max_ms: Option<f64>,
     interface_sent: Option<u64>,
     received: u64,
     received_per_second: f64,
@@ -164,11 +167,8 @@ impl Report {
             (share * (counts.packets - counts.damaged) as f64).round() as u64
         };
         let corrupted_estimate = scaled + counts.damaged;
-        let arrived = counts.received
-            + counts.too_late
-            + counts.damaged
-            + counts.misdelivered
-            + wrong;
+        let arrived =
+            counts.received + counts.too_late + counts.damaged + counts.misdelivered + wrong;
         let lost = sent.saturating_sub(arrived);
         let loss_percent = percent(lost, sent);
         let flows = flows(measured.as_ref().map_or(&[], |measured| &measured.flows), names);
@@ -193,6 +193,7 @@ impl Report {
             send_secs,
             sent,
             sent_per_second: per_second(sent),
+            lag_max_ms: measured.and_then(|measured| Some(measured.lag_max_ns? as f64 / 1e6)),
             interface_sent: measured.and_then(|measured| measured.interface_sent),
             received: counts.received,
             received_per_second: per_second(counts.received),
@@ -332,6 +333,13 @@ impl Report {
             };
             writeln!(out, "note        {what}: this tool or its host was the limit")?;
         }
+        if let Some(lag) = self.lag_max_ms.filter(|lag| *lag > LAG_MS_NOTABLE) {
+            writeln!(
+                out,
+                "note        this tool sent up to {lag:.1} ms late and caught up: a loss may be its \
+                 burst's"
+            )?;
+        }
         if self.interface_sent.is_some_and(|count| (count as f64) < self.sent as f64 * 0.999) {
             writeln!(
                 out,
@@ -382,8 +390,7 @@ fn violations(
 ) -> Vec<String> {
     let mut violations = Vec::new();
     if let Some(max) = max_loss.filter(|max| loss_percent > *max) {
-        violations
-            .push(format!("limit broken: {loss_percent:.4} % lost, --max-loss is {max} %"));
+        violations.push(format!("limit broken: {loss_percent:.4} % lost, --max-loss is {max} %"));
     }
     if corrupted_estimate > 0 {
         violations.push(format!(

@@ -2,16 +2,17 @@
 //! interface, the sink on another. Knows nothing of TURN: the addresses are given.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use relay_bench_ebpf::pace::{GeneratorConfig, GeneratorState};
 use relay_bench_ebpf::packet::{self, Common, GeneratorFlow, SinkConfig, SinkCounts, SinkFlow};
 
 use crate::clock::{Clock, MILLISECOND_NS, SECOND_NS};
 use crate::flood::forge::{self, Mould};
-use crate::flood::kernel::{Generator, Sink};
+use crate::flood::kernel::{Dial, Generator, Sink, Stop};
 use crate::flood::place::{Interface, Place};
 
 /// How long nothing more has come when the run is over, nanoseconds.
@@ -71,6 +72,8 @@ pub(crate) struct Measured {
     pub(crate) sent: u64,
     /// From the first to the last packet, nanoseconds; of a paced run at least its duration.
     pub(crate) send_ns: u64,
+    /// How late the latest packet was sent, nanoseconds; flat out none is due at a time.
+    pub(crate) lag_max_ns: Option<u64>,
     /// Packets that the sending interface counted meanwhile, others' included.
     pub(crate) interface_sent: Option<u64>,
     /// What arrived.
@@ -79,6 +82,13 @@ pub(crate) struct Measured {
     pub(crate) flows: Vec<FlowResult>,
     /// Why it ended.
     pub(crate) stopped: Stopped,
+}
+
+/// One of each for every thread.
+struct Generators {
+    generators: Vec<Generator>,
+    dials: Vec<Dial>,
+    stops: Vec<Stop>,
 }
 
 /// Why a flood ended.
@@ -109,36 +119,37 @@ impl Flood {
         let seen: Vec<_> =
             self.flows.iter().map(|ends| forge::ends(ends.seen.0, ends.seen.1)).collect();
         sink.expect(&self.sink_config(), &seen)?;
-        let mut generators = self.generators()?;
+        let Generators { mut generators, dials, mut stops } = self.generators()?;
         let interface_sent = || Interface::packets_sent(&self.place, &self.interface.name);
         let before = interface_sent();
         let halt = AtomicBool::new(false);
-        let sent: Vec<AtomicU64> = generators.iter().map(|_| AtomicU64::new(0)).collect();
-        let (states, stopped) = thread::scope(|scope| {
+        let stopped = thread::scope(|scope| {
             let running: Vec<_> = generators
                 .iter_mut()
-                .zip(&sent)
-                .map(|(generator, sent)| {
+                .zip(&dials)
+                .map(|(generator, dial)| {
                     let halt = &halt;
-                    scope.spawn(move || generate(generator, &self.place, halt, sent))
+                    scope.spawn(move || generate(generator, dial, &self.place, halt))
                 })
                 .collect();
-            let total = || sent.iter().map(|sent| sent.load(Ordering::Relaxed)).sum();
             let finished = || running.iter().all(thread::ScopedJoinHandle::is_finished);
-            let stopped = self.watch(sink, stop, bar, &mut beside, total, finished);
+            let stopped = self.watch(sink, stop, bar, &mut beside, &dials, finished);
             halt.store(true, Ordering::Relaxed);
-            let states: anyhow::Result<Vec<GeneratorState>> = running
-                .into_iter()
-                .map(|thread| thread.join().expect("a generator's thread does not panic"))
-                .collect();
-            stopped.and_then(|stopped| Ok((states?, stopped)))
+            stops.iter_mut().try_for_each(Stop::stop)?;
+            for thread in running {
+                thread.join().expect("a generator's thread does not panic")?;
+            }
+            stopped
         })?;
+        let states = dials.iter().map(Dial::read).collect::<anyhow::Result<Vec<_>>>()?;
         let counts = drain(sink, &mut beside)?;
         let interface_sent = before.zip(interface_sent()).map(|(before, after)| after - before);
         let sent = states.iter().map(|state| state.sent).sum();
         let span = |state: &GeneratorState| state.sent_ns.saturating_sub(state.start_ns);
         let longest = states.iter().map(span).max().unwrap_or(0);
         let whole = self.rate.filter(|_| stopped == Stopped::Done).map_or(0, |_| self.duration_ns);
+        let lag_max_ns = states.iter().map(|state| state.lag_max_ns).max();
+        let lag_max_ns = lag_max_ns.filter(|_| self.rate.is_some());
         let flows = sink
             .flows()?
             .into_iter()
@@ -148,6 +159,7 @@ impl Flood {
         Ok(Measured {
             sent,
             send_ns: longest.max(whole),
+            lag_max_ns,
             interface_sent,
             counts,
             flows,
@@ -156,12 +168,12 @@ impl Flood {
     }
 
     /// The threads' generators: flows and rate dealt out.
-    fn generators(&self) -> anyhow::Result<Vec<Generator>> {
-        let Some(first) = self.flows.first() else { return Ok(Vec::new()) };
+    fn generators(&self) -> anyhow::Result<Generators> {
+        let first = self.flows.first().context("a flood without flows")?;
         let layout = self.mould.layout(first.sent.1);
         let image = self.mould.image(first.sent.1);
         let threads = usize::try_from(self.threads)?.min(self.flows.len());
-        let deal = |index: usize| -> anyhow::Result<Generator> {
+        let deal = |index: usize| -> anyhow::Result<(Generator, Dial, Stop)> {
             let flows: Vec<GeneratorFlow> = (0u32..)
                 .zip(&self.flows)
                 .skip(index)
@@ -194,7 +206,14 @@ impl Flood {
             );
             Generator::load(&config.with_rate(rate), &flows, &image, self.interface.index)
         };
-        (0..threads).map(deal).collect()
+        let mut all = Generators { generators: Vec::new(), dials: Vec::new(), stops: Vec::new() };
+        for index in 0..threads {
+            let (generator, dial, stop) = deal(index)?;
+            all.generators.push(generator);
+            all.dials.push(dial);
+            all.stops.push(stop);
+        }
+        Ok(all)
     }
 
     fn flows_of(&self, thread: usize, threads: usize) -> usize {
@@ -235,7 +254,7 @@ impl Flood {
         stop: &AtomicBool,
         bar: &ProgressBar,
         beside: &mut impl FnMut() -> bool,
-        sent: impl Fn() -> u64,
+        dials: &[Dial],
         finished: impl Fn() -> bool,
     ) -> anyhow::Result<Stopped> {
         bar.set_length(self.duration_ns / MILLISECOND_NS);
@@ -246,12 +265,17 @@ impl Flood {
         let (mut seen, mut seen_at) = (0, 0);
         while !finished() {
             let packets = sink.counts()?.packets;
+            let states = dials.iter().map(Dial::read).collect::<anyhow::Result<Vec<_>>>()?;
+            if states.iter().all(|state| state.is_over != 0) {
+                return Ok(Stopped::Done);
+            }
+            let sent: u64 = states.iter().map(|state| state.sent).sum();
             let now = clock.now();
-            if packets > seen || sent() == 0 {
+            if packets > seen || sent == 0 {
                 (seen, seen_at) = (packets, now);
             }
             bar.set_position(now / MILLISECOND_NS);
-            bar.set_message(format!("{} packets sent, {packets} arrived", sent()));
+            bar.set_message(format!("{sent} packets sent, {packets} arrived"));
             if stop.load(Ordering::Relaxed) {
                 return Ok(Stopped::Interrupted);
             }
@@ -268,17 +292,17 @@ impl Flood {
 
 fn generate(
     generator: &mut Generator,
+    dial: &Dial,
     place: &Place,
     halt: &AtomicBool,
-    sent: &AtomicU64,
-) -> anyhow::Result<GeneratorState> {
+) -> anyhow::Result<()> {
     place.enter()?;
     loop {
-        let state = generator.burst()?;
-        sent.store(state.sent, Ordering::Relaxed);
+        let state = dial.read()?;
         if state.is_over != 0 || halt.load(Ordering::Relaxed) {
-            return Ok(state);
+            return Ok(());
         }
+        generator.burst(&state)?;
     }
 }
 
