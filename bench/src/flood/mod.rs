@@ -38,6 +38,7 @@ use crate::host;
 use crate::turn::client::{ClientSetup, Stage};
 use crate::turn::failure::TurnFailure;
 use crate::turn::framing::{Framing, channel};
+use crate::turn::transport::Transport;
 
 /// The longest `--duration`: a day.
 const DURATION_SECS_MAX: i64 = 86_400;
@@ -234,6 +235,10 @@ impl FloodArgs {
     /// The run cannot begin.
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
         let stop = host::stop_on_signals(EXIT_INTERRUPTED)?;
+        anyhow::ensure!(
+            self.server.target.transport() == Transport::Udp,
+            "flood forges UDP packets: measure turn:HOST, and the other transports with `load`"
+        );
         host::raise_file_limit();
         let rig = self.rig()?;
         let outcome = self.flood(&rig, &stop)?;
@@ -324,6 +329,7 @@ impl FloodArgs {
             credentials: self.server.credentials(self.shape.duration.get().into()),
             peer: PeerAddr::new(rig.peer),
             framing: Framing::Channel,
+            transport: Transport::Udp,
             rto_ns: self.server.rto_ns(),
         });
         // Nothing of the flood reaches this socket; it keeps the peer from saying that its port

@@ -51,6 +51,8 @@ pub(crate) enum Faults {
     Alternate { time: Duration },
     /// What is above a rate, over all allocations, vanishes, but for short bursts.
     Police { per_second: u32 },
+    /// Its UDP checksum is wrong.
+    Checksum { nth: u64 },
     /// It goes out of the relayed address of another allocation.
     Misdeliver { nth: u64 },
     /// The server does nothing at all for some time, once, after so many packets.
@@ -60,6 +62,10 @@ pub(crate) enum Faults {
 /// How the server behaves.
 #[derive(Clone, Copy)]
 pub(crate) struct Manners {
+    /// Where it listens over UDP, on any port.
+    pub(crate) listen: &'static str,
+    /// The address that it relays from, if not the one it listens on.
+    pub(crate) relay: Option<&'static str>,
     /// What happens to application data.
     pub(crate) faults: Faults,
     /// LIFETIME of allocations; one that is not refreshed in time is gone.
@@ -83,6 +89,8 @@ pub(crate) struct Manners {
 impl Default for Manners {
     fn default() -> Self {
         Self {
+            listen: "127.0.0.1",
+            relay: None,
             faults: Faults::None,
             lifetime_secs: 600,
             nonce_uses: 1000,
@@ -114,9 +122,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Over UDP on IPv4.
+    /// Over UDP.
     pub(crate) fn start(manners: Manners) -> Self {
-        Self::behind(Front::udp("127.0.0.1"), manners)
+        Self::behind(Front::udp(manners.listen), manners)
     }
 
     pub(crate) fn behind(front: Front, manners: Manners) -> Self {
@@ -125,7 +133,7 @@ impl Server {
         let mut state = State {
             manners,
             front,
-            ip: addr.ip(),
+            ip: manners.relay.map_or(addr.ip(), |ip| ip.parse().unwrap()),
             counts: Arc::clone(&counts),
             allocations: HashMap::new(),
             delayed: BinaryHeap::new(),
@@ -321,8 +329,13 @@ impl State {
                 self.to_peer(*other, &payload);
                 return;
             }
+            Faults::Checksum { nth } if count.is_multiple_of(nth) => {
+                self.with_wrong_checksum(client, &payload);
+                return;
+            }
             Faults::StallOnce { after, time } if count == after => std::thread::sleep(time),
             Faults::None
+            | Faults::Checksum { .. }
             | Faults::Misdeliver { .. }
             | Faults::Drop { .. }
             | Faults::Duplicate { .. }
@@ -330,6 +343,19 @@ impl State {
             | Faults::StallOnce { .. } => {}
         }
         self.to_peer(client, &payload);
+    }
+
+    /// As [`State::to_peer`], by a socket that takes the UDP header as it is.
+    fn with_wrong_checksum(&self, client: SocketAddr, payload: &[u8]) {
+        use rustix::net::{AddressFamily, SendFlags, SocketType, bind, ipproto, sendto, socket};
+        let Some(allocation) = self.allocations.get(&client) else { return };
+        let (from, to) = (allocation.socket.local_addr().unwrap(), allocation.peer.unwrap());
+        let length = u16::try_from(8 + payload.len()).unwrap();
+        let header = [from.port(), to.port(), length, 1].map(u16::to_be_bytes).concat();
+        let raw = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::UDP)).unwrap();
+        bind(&raw, &SocketAddr::new(from.ip(), 0)).unwrap();
+        let packet = [&header, payload].concat();
+        sendto(&raw, &packet, SendFlags::empty(), &SocketAddr::new(to.ip(), 0)).unwrap();
     }
 
     /// A token bucket that holds a fifth of a second.
