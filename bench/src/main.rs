@@ -4,6 +4,7 @@
 //! codec of relay-common and RFC 8656.
 #![forbid(unsafe_code)]
 
+mod alloc;
 mod cli;
 mod clock;
 mod flood;
@@ -29,6 +30,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measures allocations, permissions, channels, refreshes a second, and the server's memory.
+    #[command(after_help = EXIT_CODES)]
+    Alloc(Box<alloc::Alloc>),
     /// Relays packets at a fixed rate through real allocations to an echo peer and back.
     #[command(after_help = EXIT_CODES)]
     Load(Box<load::Load>),
@@ -49,6 +53,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Alloc(alloc) => alloc.run(),
         Command::Load(load) => load.run(),
         Command::Echo(echo) => echo.run(),
         Command::Xdp(xdp) => xdp.run(),

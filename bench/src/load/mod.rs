@@ -6,7 +6,7 @@ pub(crate) mod echo;
 mod flow;
 mod jitter;
 mod limits;
-mod line;
+pub(crate) mod line;
 mod payload;
 mod peer;
 mod plan;

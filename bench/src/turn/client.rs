@@ -55,13 +55,43 @@ pub(crate) struct ClientSetup {
     pub(crate) rto_ns: u64,
 }
 
+/// Who says what a client asks for next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Pace {
+    /// The client: after Allocate it opens the way to the peer.
+    Straight,
+    /// The caller, request by request; see [`TurnClient::step`].
+    Stepwise,
+}
+
+/// One request of a stepwise client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    /// Allocate without credentials, for the realm and nonce in the 401 answer.
+    Challenge,
+    /// Allocate; one more round trip when the client was not challenged before.
+    Allocate,
+    /// CreatePermission for the peer.
+    Permit,
+    /// ChannelBind to the peer.
+    Bind,
+    /// Refresh for the lifetime that the server likes.
+    Refresh,
+    /// Refresh with lifetime zero.
+    Delete,
+}
+
 /// Where in its life a client is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stage {
     /// Nothing was sent yet.
     Idle,
+    /// An Allocate without credentials is under way, for its refusal.
+    Challenging,
     /// Allocate is under way.
     Allocating,
+    /// A stepwise client has its allocation; nothing but that is kept alive.
+    Resting,
     /// CreatePermission or ChannelBind is under way.
     Opening,
     /// Application data can flow.
@@ -100,6 +130,7 @@ struct Request {
 #[derive(Debug)]
 pub(crate) struct TurnClient {
     setup: Arc<ClientSetup>,
+    pace: Pace,
     stage: Stage,
     auth: Option<Auth>,
     request: Option<Request>,
@@ -109,6 +140,8 @@ pub(crate) struct TurnClient {
     open_at: u64,
     stale_nonces: u32,
     failure: Option<TurnFailure>,
+    /// Requests made anew because the answer was a challenge (401 or 438).
+    pub(crate) challenges: u64,
     /// Requests sent again because no answer came.
     pub(crate) retransmissions: u64,
     /// Answers dropped because their MESSAGE-INTEGRITY is missing or wrong.
@@ -120,6 +153,7 @@ impl TurnClient {
     pub(crate) fn new(setup: Arc<ClientSetup>) -> Self {
         Self {
             setup,
+            pace: Pace::Straight,
             stage: Stage::Idle,
             auth: None,
             request: None,
@@ -129,9 +163,41 @@ impl TurnClient {
             open_at: 0,
             stale_nonces: 0,
             failure: None,
+            challenges: 0,
             retransmissions: 0,
             unauthentic: 0,
         }
+    }
+
+    /// A client that asks for what [`TurnClient::step`] says, one step at a time.
+    pub(crate) fn stepwise(setup: Arc<ClientSetup>) -> Self {
+        Self { pace: Pace::Stepwise, ..Self::new(setup) }
+    }
+
+    /// Begins the next step of a stepwise client. It is over when the client is no longer
+    /// [busy](TurnClient::busy), and went well when there is no [failure](TurnClient::failure).
+    pub(crate) fn step(&mut self, now: u64, step: Step) {
+        match step {
+            Step::Challenge => {
+                self.stage = Stage::Challenging;
+                self.begin(now, Method::ALLOCATE);
+            }
+            Step::Allocate => self.allocate(now),
+            Step::Permit => self.begin_at_rest(now, Method::CREATE_PERMISSION),
+            Step::Bind => self.begin_at_rest(now, Method::CHANNEL_BIND),
+            Step::Refresh => self.begin_at_rest(now, Method::REFRESH),
+            Step::Delete => self.release(now),
+        }
+    }
+
+    fn begin_at_rest(&mut self, now: u64, method: Method) {
+        self.stage = Stage::Resting;
+        self.begin(now, method);
+    }
+
+    /// Whether a request is under way.
+    pub(crate) fn busy(&self) -> bool {
+        self.request.is_some()
     }
 
     /// Where it is.
@@ -176,6 +242,7 @@ impl TurnClient {
         match (&self.request, self.stage) {
             (Some(request), _) => Some(request.next_at),
             (None, Stage::Ready) => Some(self.refresh_at.min(self.open_at)),
+            (None, Stage::Resting) => Some(self.refresh_at),
             (None, _) => None,
         }
     }
@@ -183,10 +250,10 @@ impl TurnClient {
     /// The request to send now, if one is due: new, again, or a refresh. Gives up after the
     /// transmissions of RFC 8489 §6.2.1.
     pub(crate) fn transmit(&mut self, now: u64) -> Option<&[u8]> {
-        if self.request.is_none() && self.stage == Stage::Ready {
+        if self.request.is_none() && matches!(self.stage, Stage::Ready | Stage::Resting) {
             if now >= self.refresh_at {
                 self.begin(now, Method::REFRESH);
-            } else if now >= self.open_at {
+            } else if self.stage == Stage::Ready && now >= self.open_at {
                 self.begin(now, self.open_method());
             }
         }
@@ -299,14 +366,21 @@ impl TurnClient {
                 };
                 self.relayed = Some(RelayedAddr::new(relayed));
                 self.refresh_at = refresh_at(lifetime);
-                self.stage = Stage::Opening;
-                self.begin(now, self.open_method());
+                match self.pace {
+                    Pace::Stepwise => self.stage = Stage::Resting,
+                    Pace::Straight => {
+                        self.stage = Stage::Opening;
+                        self.begin(now, self.open_method());
+                    }
+                }
             }
             (Method::REFRESH, Stage::Releasing) => self.stage = Stage::Released,
             (Method::REFRESH, _) => match lifetime {
                 Some(lifetime) => self.refresh_at = refresh_at(lifetime),
                 None => self.fail(TurnFailure::Incomplete { method }),
             },
+            // Only the last step is kept alive: before it, the caller is about to take the next.
+            (Method::CREATE_PERMISSION, _) if self.pace == Pace::Stepwise => {}
             _ => {
                 self.open_at = now + OPEN_REFRESH_NS;
                 self.stage = Stage::Ready;
@@ -331,8 +405,14 @@ impl TurnClient {
             401 | 438 if self.stale_nonces < STALE_NONCES_MAX => {
                 self.stale_nonces += u32::from(code == 438);
                 match self.setup.credentials.challenged(message) {
+                    Some(auth) if self.stage == Stage::Challenging => {
+                        self.auth = Some(auth);
+                        self.request = None;
+                        self.stage = Stage::Idle;
+                    }
                     Some(auth) => {
                         self.auth = Some(auth);
+                        self.challenges += 1;
                         self.begin(now, method);
                     }
                     None => self.fail(TurnFailure::Incomplete { method }),
@@ -550,6 +630,30 @@ mod tests {
         succeed(&mut client, 0, Method::ALLOCATE);
         assert_eq!((client.stage(), client.unauthentic), (Stage::Allocating, 1));
         assert!(client.deadline().is_some(), "it asks again");
+    }
+
+    #[test]
+    fn a_stepwise_client_asks_for_one_thing_at_a_time() {
+        let mut client = TurnClient::stepwise(client().setup);
+        client.step(0, Step::Challenge);
+        challenge(&mut client, 401);
+        assert_eq!((client.stage(), client.busy(), client.challenges), (Stage::Idle, false, 0));
+        client.step(0, Step::Allocate);
+        let request = Message::parse(client.transmit(0).unwrap()).unwrap();
+        assert!(request.integrity().is_some(), "the nonce is used, not asked for again");
+        client.auth = None;
+        for (step, method, stage) in [
+            (Step::Allocate, Method::ALLOCATE, Stage::Resting),
+            (Step::Permit, Method::CREATE_PERMISSION, Stage::Resting),
+            (Step::Bind, Method::CHANNEL_BIND, Stage::Ready),
+            (Step::Refresh, Method::REFRESH, Stage::Resting),
+            (Step::Delete, Method::REFRESH, Stage::Released),
+        ] {
+            client.step(0, step);
+            assert!(client.busy(), "{step:?}");
+            succeed(&mut client, 0, method);
+            assert_eq!((client.stage(), client.busy()), (stage, false), "{step:?}");
+        }
     }
 
     #[test]

@@ -107,6 +107,20 @@ impl fmt::Display for TurnFailure {
 
 impl std::error::Error for TurnFailure {}
 
+impl TurnFailure {
+    /// The error code, or a word where there is none, to count failures by.
+    pub(crate) fn label(&self) -> String {
+        match self {
+            Self::Refused { code, .. } => code.to_string(),
+            Self::WrongCredentials { .. } => "401".to_owned(),
+            Self::NoAnswer { .. } => "unanswered".to_owned(),
+            Self::PortUnreachable => "unreachable".to_owned(),
+            Self::Incomplete { .. } => "incomplete".to_owned(),
+            Self::RequestTooLong { .. } => "too long".to_owned(),
+        }
+    }
+}
+
 /// What an operator can do about an error code.
 fn hint(f: &mut fmt::Formatter<'_>, code: u16, peer: PeerAddr) -> fmt::Result {
     match code {

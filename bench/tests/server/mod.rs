@@ -158,6 +158,12 @@ impl Server {
         self.counts.requests.load(Ordering::SeqCst)
     }
 
+    /// Waits until so many requests came.
+    #[allow(dead_code, reason = "not every suite waits for requests")]
+    pub(crate) fn await_requests(&self, count: u64) {
+        await_count(&self.counts.requests, count);
+    }
+
     pub(crate) fn refreshes(&self) -> u64 {
         self.counts.refreshes.load(Ordering::SeqCst)
     }
@@ -168,13 +174,7 @@ impl Server {
 
     /// Waits until so many packets came from clients.
     pub(crate) fn await_packets(&self, count: u64) {
-        for _ in 0..10_000 {
-            if self.counts.packets.load(Ordering::SeqCst) >= count {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        panic!("no {count} packets in 10 s");
+        await_count(&self.counts.packets, count);
     }
 }
 
@@ -499,6 +499,16 @@ impl State {
             w.attribute(A::NONCE, self.nonce.to_string().as_bytes());
         })
     }
+}
+
+fn await_count(counter: &AtomicU64, count: u64) {
+    for _ in 0..10_000 {
+        if counter.load(Ordering::SeqCst) >= count {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("{} instead of {count} after 10 s", counter.load(Ordering::SeqCst));
 }
 
 fn open(ip: IpAddr) -> UdpSocket {
