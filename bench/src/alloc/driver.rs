@@ -22,6 +22,8 @@ use crate::turn::failure::TurnFailure;
 const EVENTS: usize = 256;
 /// Clients that begin before answers have their turn.
 const BURST_CLIENTS: usize = 32;
+/// So many failures and no success in a phase, and the next client would fail too.
+const HOPELESS_FAILURES: u64 = 32;
 /// How long a wait is at most, so that a stop is noticed.
 const WAIT_NS_MAX: u64 = 50 * MILLISECOND_NS;
 /// How long answers that are under way are waited for when a phase ends early: an allocation whose
@@ -129,7 +131,8 @@ impl<'a> Driver<'a> {
         let deletes = phase.step == Step::Delete;
         let places: Vec<usize> =
             (0..self.seats.len()).filter(|place| self.seats[*place].takes(phase.step)).collect();
-        bar.set_length(places.len() as u64);
+        phase.clients = places.len() as u64;
+        bar.set_length(phase.clients);
         let mut places = places.into_iter().peekable();
         let start = self.clock.now();
         self.unanswered_since = start;
@@ -151,7 +154,7 @@ impl<'a> Driver<'a> {
                 self.begin(place, phase.step, due)?;
                 until = now;
             }
-            if places.peek().is_none() && self.outstanding == 0 && self.finished.is_empty() {
+            if places.peek().is_none() && self.outstanding == 0 {
                 return Ok(());
             }
             self.turn(until)?;
@@ -201,7 +204,7 @@ impl<'a> Driver<'a> {
                 continue;
             };
             *phase.failures.entry(failure.label()).or_default() += 1;
-            if phase.step != Step::Delete && (phase.succeeded == 0 || meets_all(failure)) {
+            if phase.step != Step::Delete && (hopeless(phase) || meets_all(failure)) {
                 let (step, succeeded) = (phase.step, phase.succeeded);
                 let (allocation, failure) = (place + 1, failure.clone());
                 trouble = trouble.or(Some(Trouble::Turn { step, allocation, succeeded, failure }));
@@ -332,6 +335,11 @@ impl Seat {
             Step::Delete => self.client.allocated() && stage != Stage::Released,
         }
     }
+}
+
+/// Whether all that answered so far failed, and that is all there are or enough to believe it.
+fn hopeless(phase: &Phase) -> bool {
+    phase.succeeded == 0 && phase.failed() >= phase.clients.min(HOPELESS_FAILURES)
 }
 
 /// Whether the server would tell every other client the same.

@@ -9,8 +9,12 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
+use crate::clock::SECOND_NS;
 use crate::turn::client::{ClientSetup, Step};
 use crate::turn::failure::TurnFailure;
+
+/// The longest latency that is told from longer ones: an hour, nanoseconds.
+const LATENCY_NS_MAX: u64 = 3600 * SECOND_NS;
 
 /// When a client begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +57,8 @@ pub(crate) struct Plan {
 pub(crate) struct Phase {
     /// The request.
     pub(crate) step: Step,
+    /// Clients that there are for it.
+    pub(crate) clients: u64,
     /// Clients that began.
     pub(crate) requests: u64,
     /// Clients whose step went well.
@@ -78,13 +84,15 @@ impl Phase {
     pub(crate) fn new(step: Step) -> Self {
         Self {
             step,
+            clients: 0,
             requests: 0,
             succeeded: 0,
             failures: BTreeMap::new(),
             challenges: 0,
             retransmissions: 0,
             ns: 0,
-            latency_ns: Histogram::new(3).expect("three digits are allowed"),
+            latency_ns: Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3)
+                .expect("the bounds are constants"),
             cpu_ns: None,
             tool_cpu_ns: None,
         }

@@ -93,7 +93,7 @@ impl fmt::Display for TurnFailure {
             ),
             Self::Refused { method, code, reason, peer } => {
                 write!(f, "{} refused: {code} {reason}", name(*method))?;
-                hint(f, *code, *peer)
+                hint(f, *method, *code, *peer)
             }
             Self::Incomplete { method } => {
                 write!(f, "the response to {} lacks an attribute it must have", name(*method))
@@ -122,7 +122,7 @@ impl TurnFailure {
 }
 
 /// What an operator can do about an error code.
-fn hint(f: &mut fmt::Formatter<'_>, code: u16, peer: PeerAddr) -> fmt::Result {
+fn hint(f: &mut fmt::Formatter<'_>, method: Method, code: u16, peer: PeerAddr) -> fmt::Result {
     match code {
         403 => {
             let bits = if peer.family() == Family::V4 { 32 } else { 128 };
@@ -135,6 +135,10 @@ fn hint(f: &mut fmt::Formatter<'_>, code: u16, peer: PeerAddr) -> fmt::Result {
                 peer.ip()
             )
         }
+        437 if method == Method::ALLOCATE => f.write_str(
+            ". The server still holds an allocation of this address and port: an earlier run \
+             left it, or the server keeps deleted ones for a while",
+        ),
         437 => {
             f.write_str(". The server does not know the allocation: it was restarted, or lost it")
         }
