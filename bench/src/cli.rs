@@ -13,8 +13,8 @@ use relay_common::addr::Family;
 use crate::clock::{self, MILLISECOND_NS};
 use crate::turn::credentials::Credentials;
 use crate::turn::target::Target;
-use crate::turn::transport::LinkSetup;
 use crate::turn::transport::trust::{TrustArgs, TrustError};
+use crate::turn::transport::{LinkSetup, Transport};
 
 /// Exit code: a limit of `--max-loss` or `--max-p99` was broken, or a check found something wrong.
 pub(crate) const EXIT_LIMIT: u8 = 1;
@@ -80,8 +80,24 @@ impl ServerArgs {
     /// # Errors
     /// The target is a `turns:` one, and `--ca` or this host has no certificate to trust.
     pub(crate) fn links(&self, server: SocketAddr) -> Result<LinkSetup, TrustError> {
-        let Self { target, trust, .. } = self;
-        LinkSetup::new(server, target.transport(), trust, target.host(), self.rto_ns())
+        self.link_to(server, self.target.transport())
+    }
+
+    /// As [`ServerArgs::links`], over a transport that need not be the target's.
+    ///
+    /// # Errors
+    /// As [`ServerArgs::links`].
+    pub(crate) fn link_to(
+        &self,
+        server: SocketAddr,
+        transport: Transport,
+    ) -> Result<LinkSetup, TrustError> {
+        LinkSetup::new(server, transport, &self.trust, self.target.host(), self.rto_ns())
+    }
+
+    /// Whether credentials are minted from a shared secret.
+    pub(crate) fn mints(&self) -> bool {
+        self.secret.is_some()
     }
 
     /// The family that is asked for.

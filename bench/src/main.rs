@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod alloc;
+mod check;
 mod cli;
 mod clock;
 mod flood;
@@ -33,6 +34,9 @@ enum Command {
     /// Measures allocations, permissions, channels, refreshes a second, and the server's memory.
     #[command(after_help = EXIT_CODES)]
     Alloc(Box<alloc::Alloc>),
+    /// Finds out what is wrong with a server, as its clients see it, and what to do about it.
+    #[command(after_help = check::CHECK_EXIT_CODES)]
+    Check(Box<check::Check>),
     /// Relays packets at a fixed rate through real allocations to an echo peer and back.
     #[command(after_help = EXIT_CODES)]
     Load(Box<load::Load>),
@@ -54,6 +58,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Alloc(alloc) => alloc.run(),
+        Command::Check(check) => check.run(),
         Command::Load(load) => load.run(),
         Command::Echo(echo) => echo.run(),
         Command::Xdp(xdp) => xdp.run(),

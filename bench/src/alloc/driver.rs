@@ -346,7 +346,9 @@ fn hopeless(phase: &Phase) -> bool {
 fn meets_all(failure: &TurnFailure) -> bool {
     match failure {
         TurnFailure::Refused { code, .. } => matches!(code, 486 | 508),
-        TurnFailure::PortUnreachable | TurnFailure::WrongCredentials { .. } => true,
+        TurnFailure::PortUnreachable
+        | TurnFailure::Link(_)
+        | TurnFailure::WrongCredentials { .. } => true,
         TurnFailure::NoAnswer { .. }
         | TurnFailure::Incomplete { .. }
         | TurnFailure::RequestTooLong { .. } => false,

@@ -27,6 +27,7 @@ use crate::clock::{MILLISECOND_NS, SECOND_NS};
 use crate::host;
 use crate::turn::client::{ClientSetup, Step};
 use crate::turn::framing::Framing;
+use crate::turn::transport::Transport;
 
 /// The port of the peer that nothing is ever sent to: discard.
 const PEER_PORT: u16 = 9;
@@ -102,6 +103,10 @@ impl Alloc {
     }
 
     fn plan(&self) -> anyhow::Result<Plan> {
+        let transport = self.server.target.transport();
+        if transport != Transport::Udp {
+            anyhow::bail!("alloc measures over UDP: give turn:HOST, not {}", self.server.target);
+        }
         let server = self.server.resolve()?;
         if let Some(other) = self.bind.iter().find(|ip| Family::of(**ip) != Family::of(server.ip()))
         {
@@ -115,6 +120,7 @@ impl Alloc {
             credentials: self.server.credentials(self.hold.into()),
             peer: PeerAddr::new(peer),
             framing: Framing::Channel,
+            transport,
             rto_ns: self.server.rto_ns(),
         };
         let challenge = self.reuse_nonce.then_some(Step::Challenge);

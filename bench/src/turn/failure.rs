@@ -114,6 +114,7 @@ impl TurnFailure {
             Self::Refused { code, .. } => code.to_string(),
             Self::WrongCredentials { .. } => "401".to_owned(),
             Self::NoAnswer { .. } => "unanswered".to_owned(),
+            Self::Link(_) => "disconnected".to_owned(),
             Self::PortUnreachable => "unreachable".to_owned(),
             Self::Incomplete { .. } => "incomplete".to_owned(),
             Self::RequestTooLong { .. } => "too long".to_owned(),

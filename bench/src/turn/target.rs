@@ -124,10 +124,35 @@ impl Target {
     /// # Errors
     /// What the resolver says, or [`io::ErrorKind::NotFound`] when no address is of the family.
     pub(crate) fn resolve(&self, family: Option<Family>) -> io::Result<SocketAddr> {
-        (self.host.as_str(), self.port)
-            .to_socket_addrs()?
-            .find(|addr| family.is_none_or(|family| Family::of(addr.ip()) == family))
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.resolve_all(family)?.first().copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Every address of the host, of one family when one is asked for; never none.
+    ///
+    /// # Errors
+    /// As [`Target::resolve`].
+    pub(crate) fn resolve_all(&self, family: Option<Family>) -> io::Result<Vec<SocketAddr>> {
+        let wanted =
+            |addr: &SocketAddr| family.is_none_or(|family| Family::of(addr.ip()) == family);
+        let mut found = Vec::new();
+        for addr in (self.host.as_str(), self.port).to_socket_addrs()?.filter(wanted) {
+            if !found.contains(&addr) {
+                found.push(addr);
+            }
+        }
+        if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) }
+    }
+
+    /// Where the host is expected to speak a transport: on the target's port if that is secure as
+    /// the target's is, or else on the default port.
+    pub(crate) fn server_for(&self, addr: SocketAddr, transport: Transport) -> SocketAddr {
+        let is_secure = |transport| matches!(transport, Transport::Tls | Transport::Dtls);
+        let port = match (is_secure(transport), is_secure(self.transport)) {
+            (this, asked) if this == asked => self.port,
+            (true, _) => SECURE_PORT_DEFAULT,
+            (false, _) => PORT_DEFAULT,
+        };
+        SocketAddr::new(addr.ip(), port)
     }
 }
 
