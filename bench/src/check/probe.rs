@@ -94,11 +94,15 @@ impl Probe {
         match self.socket.send_to(datagram, to) {
             Ok(_) => Ok(Departure::Left),
             Err(error) if is_too_big(&error) => Ok(Departure::TooBig),
-            // Errors of earlier datagrams, and full buffers, look like loss.
+            // Full buffers, errors of earlier datagrams, and no way there look like loss.
             Err(error)
                 if matches!(
                     error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused
+                    io::ErrorKind::WouldBlock
+                        | io::ErrorKind::ConnectionRefused
+                        | io::ErrorKind::NetworkUnreachable
+                        | io::ErrorKind::HostUnreachable
+                        | io::ErrorKind::PermissionDenied
                 ) =>
             {
                 Ok(Departure::Left)

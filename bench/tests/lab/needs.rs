@@ -26,6 +26,8 @@ pub(crate) enum Need {
     Tcpdump,
     /// `nft`, and a kernel that drops every nth packet by it.
     Loss,
+    /// `nft`, and a kernel that translates addresses with it.
+    Nft,
 }
 
 /// A test: what it is called, what it needs, and what it does.
@@ -62,6 +64,7 @@ pub(crate) struct Machine {
     coturn: Option<String>,
     tcpdump: Option<String>,
     loss: Option<String>,
+    nft: Option<String>,
 }
 
 impl Machine {
@@ -76,6 +79,7 @@ impl Machine {
             coturn: missing_tool("turnserver", "coturn"),
             tcpdump: missing_tool("tcpdump", "tcpdump"),
             loss: missing_tool("nft", "nftables").or_else(no_loss),
+            nft: missing_tool("nft", "nftables"),
         }
     }
 
@@ -88,6 +92,7 @@ impl Machine {
             Need::Coturn => self.coturn.as_deref(),
             Need::Tcpdump => self.tcpdump.as_deref(),
             Need::Loss => self.loss.as_deref(),
+            Need::Nft => self.nft.as_deref(),
         };
         needs.iter().find_map(lacks)
     }

@@ -403,6 +403,11 @@ impl State {
     }
 
     fn answer(&mut self, client: SocketAddr, request: &Message<'_>) -> Vec<u8> {
+        if request.method() == Method::BINDING {
+            return write(Class::Success, Method::BINDING, request.transaction_id(), |w| {
+                w.xor_address(A::XOR_MAPPED_ADDRESS, client);
+            });
+        }
         let Some(key) = self.authenticate(request) else { return self.refuse(request, 401, "Who") };
         if request.attribute(A::NONCE) != Some(self.nonce.to_string().as_bytes()) {
             self.counts.stale.fetch_add(1, Ordering::SeqCst);
