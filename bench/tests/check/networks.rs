@@ -243,11 +243,11 @@ fn certificate() {
     let other = net.check(&format!("turn:11.0.0.1 {CREDENTIALS}"));
     other.ends_with(0).says("tls", "suspect", "certificate");
     let known = net.check(&format!("turns:11.0.0.1 {CREDENTIALS} --ca {cert}"));
-    known.ends_with(0).says("tls", "fine", "11.0.0.1:5349 answers").says(
-        "data",
-        "fine",
-        "both directions",
-    );
+    known
+        .ends_with(0)
+        .says("tls", "fine", "11.0.0.1:5349 answers")
+        .says("dtls", "fine", "11.0.0.1:5349 answers")
+        .says("data", "fine", "both directions");
 }
 
 fn turnpike() {
