@@ -63,7 +63,8 @@ impl Process {
     }
 
     /// Processor time of all its threads that still run, nanoseconds; `None` on a kernel without
-    /// scheduler statistics. What the kernel does elsewhere in its name (XDP, softirq) is not in it.
+    /// scheduler statistics. What the kernel does elsewhere in its name (XDP, softirq) is not in
+    /// it.
     pub(crate) fn cpu_ns(&self) -> Option<u64> {
         let threads = fs::read_dir(self.proc.join("task")).ok()?;
         let times = threads.filter_map(|thread| {

@@ -3,43 +3,27 @@
 
 use std::sync::Arc;
 
-use relay_common::addr::{Family, PeerAddr, RelayedAddr};
+use relay_common::addr::{PeerAddr, RelayedAddr};
 use relay_common::wire::Demux;
 use relay_common::wire::attribute::{self, AttributeType};
 use relay_common::wire::channel_data::{ChannelData, ChannelRange};
 use relay_common::wire::stun::{Class, Message, Method, TransactionId};
-use relay_common::wire::writer::{BufferFull, MessageWriter};
+use relay_common::wire::writer::BufferFull;
 
-use crate::clock::{MILLISECOND_NS, SECOND_NS};
+use crate::clock::SECOND_NS;
 use crate::turn::credentials::{Auth, Credentials};
 use crate::turn::failure::TurnFailure;
 use crate::turn::framing::{Framing, channel};
+use crate::turn::request::{self, Due, Patience, Request};
+use crate::turn::transport::Transport;
 use crate::turn::transport::failure::LinkFailure;
-use crate::turn::transport::{PATIENCE_RTOS, Transport};
 
-/// Transmissions of a request before it is given up: Rc of RFC 8489 §6.2.1.
-const TRANSMISSIONS_MAX: u32 = 7;
-/// How long the last transmission is waited for, in multiples of the RTO: Rm of §6.2.1.
-const LAST_WAIT_RTOS: u64 = 16;
-/// Transmissions of the request that deletes an allocation: nobody waits for it but the exit.
-const RELEASE_TRANSMISSIONS_MAX: u32 = 3;
 /// 438 answers in a row before the server is taken at its word.
 const STALE_NONCES_MAX: u32 = 3;
 /// Permissions last 300 s (RFC 8656 §9), channel bindings 600 s and renew the permission (§12).
 const OPEN_REFRESH_NS: u64 = 240 * SECOND_NS;
 /// Room for USERNAME, REALM and NONCE at their largest (RFC 8489 §14) and the rest.
 const REQUEST_BYTES_MAX: usize = 2560;
-/// Protocol number of UDP in REQUESTED-TRANSPORT.
-const UDP: u8 = 17;
-/// REQUESTED-ADDRESS-FAMILY for IPv6 (RFC 8656 §18.6).
-const FAMILY_IPV6: u8 = 0x02;
-
-/// How long a request over TCP or TLS waits for its answer, in multiples of the RTO: Ti of §6.2.2
-/// is 39.5 s at the default of 500 ms.
-const STREAM_WAIT_RTOS: u64 = PATIENCE_RTOS;
-/// The same for the request that deletes an allocation: as long as its three over UDP.
-const STREAM_RELEASE_WAIT_RTOS: u64 = 7;
-
 /// What all clients of a run share.
 #[derive(Debug)]
 pub(crate) struct ClientSetup {
@@ -113,17 +97,6 @@ pub(crate) enum Inbound<'a> {
     Answer,
     /// Nothing this client waits for.
     Foreign,
-}
-
-#[derive(Debug)]
-struct Request {
-    method: Method,
-    transaction: TransactionId,
-    length: usize,
-    first_at: Option<u64>,
-    next_at: u64,
-    transmissions: u32,
-    transmissions_max: u32,
 }
 
 /// One client with at most one allocation and one request under way.
@@ -240,7 +213,7 @@ impl TurnClient {
     /// When [`TurnClient::transmit`] has something to do next.
     pub(crate) fn deadline(&self) -> Option<u64> {
         match (&self.request, self.stage) {
-            (Some(request), _) => Some(request.next_at),
+            (Some(request), _) => Some(request.deadline()),
             (None, Stage::Ready) => Some(self.refresh_at.min(self.open_at)),
             (None, Stage::Resting) => Some(self.refresh_at),
             (None, _) => None,
@@ -257,35 +230,25 @@ impl TurnClient {
                 self.begin(now, self.open_method());
             }
         }
-        let rto = self.setup.rto_ns;
         let request = self.request.as_mut()?;
-        if now < request.next_at {
-            return None;
+        let (method, length) = (request.method, request.length);
+        match request.due(now, self.setup.rto_ns) {
+            Due::Nothing => return None,
+            Due::First => {}
+            Due::Again => self.retransmissions += 1,
+            Due::GiveUp { transmissions, waited_ms } => {
+                let (transport, unauthentic) = (self.setup.transport, self.unauthentic);
+                self.fail(TurnFailure::NoAnswer {
+                    method,
+                    transmissions,
+                    waited_ms,
+                    transport,
+                    unauthentic,
+                });
+                return None;
+            }
         }
-        let first_at = *request.first_at.get_or_insert(now);
-        if request.transmissions == request.transmissions_max {
-            let failure = TurnFailure::NoAnswer {
-                method: request.method,
-                transmissions: request.transmissions,
-                waited_ms: (now - first_at) / MILLISECOND_NS,
-                transport: self.setup.transport,
-                unauthentic: self.unauthentic,
-            };
-            self.fail(failure);
-            return None;
-        }
-        request.transmissions += 1;
-        let wait = if self.setup.transport.is_stream() {
-            let released = self.stage == Stage::Releasing;
-            rto * if released { STREAM_RELEASE_WAIT_RTOS } else { STREAM_WAIT_RTOS }
-        } else if request.transmissions == TRANSMISSIONS_MAX {
-            rto * LAST_WAIT_RTOS
-        } else {
-            rto << (request.transmissions - 1)
-        };
-        request.next_at = now + wait;
-        self.retransmissions += u64::from(request.transmissions > 1);
-        Some(&self.bytes[..request.length])
+        Some(&self.bytes[..length])
     }
 
     /// The host of the server answered a datagram with an ICMP error. During set-up that ends
@@ -331,9 +294,7 @@ impl TurnClient {
                 _ => Inbound::Foreign,
             };
         }
-        let answers = self.request.as_ref().is_some_and(|request| {
-            request.method == method && request.transaction == message.transaction_id()
-        });
+        let answers = self.request.as_ref().is_some_and(|it| it.is_answered_by(&message));
         match class {
             Class::Success if answers => self.accept(now, method, message),
             Class::Error if answers => self.refused(now, method, message),
@@ -439,55 +400,18 @@ impl TurnClient {
         let mut id = [0; 12];
         getrandom::fill(&mut id).expect("the operating system gives random numbers");
         let transaction = TransactionId(id);
-        let transmissions_max = match self.stage {
-            _ if self.setup.transport.is_stream() => 1,
-            Stage::Releasing => RELEASE_TRANSMISSIONS_MAX,
-            _ => TRANSMISSIONS_MAX,
+        let patience = match self.stage {
+            Stage::Releasing => Patience::Release,
+            _ => Patience::Full,
         };
-        match self.write(method, transaction) {
+        let (what, auth) = ((method, transaction), self.auth.as_ref());
+        match request::write(&mut self.bytes, what, &self.setup, auth, patience) {
             Ok(length) => {
-                self.request = Some(Request {
-                    method,
-                    transaction,
-                    length,
-                    first_at: None,
-                    next_at: now,
-                    transmissions: 0,
-                    transmissions_max,
-                });
+                let transport = self.setup.transport;
+                self.request = Some(Request::new(now, what, length, transport, patience));
             }
             Err(BufferFull) => self.fail(TurnFailure::RequestTooLong { method }),
         }
-    }
-
-    fn write(&mut self, method: Method, transaction: TransactionId) -> Result<usize, BufferFull> {
-        let peer = self.setup.peer.socket();
-        let mut writer = MessageWriter::new(&mut self.bytes, Class::Request, method, transaction);
-        if method == Method::ALLOCATE {
-            writer.attribute(AttributeType::REQUESTED_TRANSPORT, &[UDP, 0, 0, 0]);
-            if self.setup.peer.family() == Family::V6 {
-                let family = [FAMILY_IPV6, 0, 0, 0];
-                writer.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY, &family);
-            }
-        } else if method == Method::REFRESH {
-            if self.stage == Stage::Releasing {
-                writer.number(AttributeType::LIFETIME, 0);
-            }
-        } else {
-            if method == Method::CHANNEL_BIND {
-                let [high, low] = channel().value().to_be_bytes();
-                writer.attribute(AttributeType::CHANNEL_NUMBER, &[high, low, 0, 0]);
-            }
-            writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
-        }
-        if let Some(auth) = &self.auth {
-            writer.attribute(AttributeType::USERNAME, self.setup.credentials.username().as_bytes());
-            writer.attribute(AttributeType::REALM, &auth.realm);
-            writer.attribute(AttributeType::NONCE, &auth.nonce);
-            writer.integrity(|header, body| auth.key.sign(header, body));
-        }
-        writer.fingerprint();
-        writer.finish()
     }
 
     fn fail(&mut self, failure: TurnFailure) {
@@ -499,7 +423,10 @@ impl TurnClient {
 
 #[cfg(test)]
 mod tests {
+    use relay_common::wire::writer::MessageWriter;
+
     use super::*;
+    use crate::clock::MILLISECOND_NS;
 
     const RTO_NS: u64 = 500 * MILLISECOND_NS;
 

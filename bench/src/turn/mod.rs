@@ -4,5 +4,6 @@ pub(crate) mod client;
 pub(crate) mod credentials;
 pub(crate) mod failure;
 pub(crate) mod framing;
+mod request;
 pub(crate) mod target;
 pub(crate) mod transport;

@@ -265,7 +265,10 @@ impl State {
                 assert_eq!(message.fingerprint(), Fingerprint::Valid);
                 self.counts.requests.fetch_add(1, Ordering::SeqCst);
                 if !self.manners.silent && !self.dead() {
-                    let answer = self.answer(client, &message);
+                    let answer = match message.method() {
+                        Method::BINDING => bound(client, message.transaction_id()),
+                        _ => self.answer(client, &message),
+                    };
                     self.front.send(client, &answer);
                 }
             }
@@ -403,11 +406,6 @@ impl State {
     }
 
     fn answer(&mut self, client: SocketAddr, request: &Message<'_>) -> Vec<u8> {
-        if request.method() == Method::BINDING {
-            return write(Class::Success, Method::BINDING, request.transaction_id(), |w| {
-                w.xor_address(A::XOR_MAPPED_ADDRESS, client);
-            });
-        }
         let Some(key) = self.authenticate(request) else { return self.refuse(request, 401, "Who") };
         if request.attribute(A::NONCE) != Some(self.nonce.to_string().as_bytes()) {
             self.counts.stale.fetch_add(1, Ordering::SeqCst);
@@ -504,6 +502,13 @@ impl State {
             w.attribute(A::NONCE, self.nonce.to_string().as_bytes());
         })
     }
+}
+
+/// The answer to a Binding request.
+fn bound(client: SocketAddr, transaction: TransactionId) -> Vec<u8> {
+    write(Class::Success, Method::BINDING, transaction, |w| {
+        w.xor_address(A::XOR_MAPPED_ADDRESS, client);
+    })
 }
 
 fn await_count(counter: &AtomicU64, count: u64) {
