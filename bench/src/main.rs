@@ -8,6 +8,7 @@ mod alloc;
 mod check;
 mod cli;
 mod clock;
+mod compare;
 mod flood;
 mod host;
 mod load;
@@ -53,6 +54,9 @@ enum Command {
     Ceiling(Box<flood::ceiling::Ceiling>),
     /// Sends everything back that comes in by an interface, for a `ceiling` elsewhere.
     Reflect(flood::ceiling::Reflect),
+    /// Compares TURN servers: same loads, same cores, in turn, in network namespaces of its own.
+    #[command(after_help = EXIT_CODES)]
+    Compare(Box<compare::Compare>),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
         Command::Flood(flood) => flood.run(),
         Command::Ceiling(ceiling) => ceiling.run(),
         Command::Reflect(reflect) => reflect.run(),
+        Command::Compare(compare) => compare.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("relay-bench: {error:#}");
