@@ -237,3 +237,21 @@ fn a_stall_of_the_tool_leaves_every_packet_in_its_step() {
     assert!(steps[0]["latency_ms"]["max"].as_f64() > Some(1000.0), "{}", steps[0]);
     assert!(run.stdout().contains("not judged: --max-loss"), "{}", run.stdout());
 }
+
+#[test]
+fn a_reader_who_goes_away_does_not_end_the_measurement() {
+    let server = Server::start(Manners::default());
+    let place = tempfile::tempdir().unwrap();
+    let json = place.path().join("result.json");
+    let script = format!(
+        "{{ {} load turn:{} --user alice --password north --rate 100 --duration 2 --interval 1 \
+         --quiet --json {}; echo exit $? >&2; }} | true",
+        env!("CARGO_BIN_EXE_relay-bench"),
+        server.addr(),
+        json.display()
+    );
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "exit 0\n");
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    assert_eq!((report["delivered"].as_u64(), server.allocations_left()), (Some(200), 0));
+}

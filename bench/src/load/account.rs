@@ -116,6 +116,8 @@ pub(crate) struct Arrivals {
     window: Window,
     /// The jitter of what was delivered.
     pub(crate) jitter: Jitter,
+    /// The latest section that a packet was due in.
+    pub(crate) section: u64,
     /// Packets that came whole, each counted once.
     pub(crate) delivered: u64,
 }
@@ -123,7 +125,8 @@ pub(crate) struct Arrivals {
 impl Arrivals {
     /// None yet, of a flow with a window of at least so many packets.
     pub(crate) fn new(window_packets: u64) -> Self {
-        Self { window: Window::new(window_packets), jitter: Jitter::default(), delivered: 0 }
+        let window = Window::new(window_packets);
+        Self { window, jitter: Jitter::default(), section: 0, delivered: 0 }
     }
 }
 

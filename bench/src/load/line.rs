@@ -69,6 +69,7 @@ pub(crate) struct JitterFigures {
 impl JitterFigures {
     /// `None` when no flow had two packets.
     pub(crate) fn of(tally: &Tally) -> Option<Self> {
+        (!tally.flow_jitter_ns.is_empty()).then_some(())?;
         Some(Self {
             flows_p50: ms(tally.flow_jitter_ns.value_at_quantile(0.5)),
             flows_max: ms(tally.flow_jitter_ns.max()),

@@ -22,6 +22,7 @@ mod watch;
 mod worker;
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::net::{SocketAddr, UdpSocket};
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -192,7 +193,8 @@ impl Load {
             }
         };
         let report = Report::new(self.asked(&plan, &course), &outcome, plan.limits, violations);
-        print!("{}", report.text());
+        // A reader who has gone leaves the JSON document and the exit code.
+        let _ = io::stdout().write_all(report.text().as_bytes());
         if let Some(path) = &self.json {
             fs::write(path, report.json()? + "\n")
                 .with_context(|| format!("cannot write {}", path.display()))?;

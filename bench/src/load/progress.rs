@@ -97,8 +97,8 @@ impl Progress {
     /// A line of the result, on stdout.
     pub(crate) fn print(&self, line: &str) {
         match &self.way {
-            Way::Bar(bar) => bar.suspend(|| println!("{line}")),
-            Way::Silent | Way::Lines => println!("{line}"),
+            Way::Bar(bar) => bar.suspend(|| put(line)),
+            Way::Silent | Way::Lines => put(line),
         }
     }
 
@@ -115,6 +115,11 @@ fn bar(length: u64, template: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
     bar.set_style(style.progress_chars("━╸ "));
     bar
+}
+
+fn put(line: &str) {
+    // A reader who has gone does not end a measurement: the JSON document is still to come.
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 fn say(line: &str) {

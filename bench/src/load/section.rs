@@ -26,6 +26,11 @@ impl Cut {
         start.saturating_add(self.close_after_ns).saturating_sub(1)
     }
 
+    /// The section that has this time in it.
+    fn section(&self, time_ns: u64) -> u64 {
+        (time_ns / self.length_ns).min(self.count - 1)
+    }
+
     /// Sections that are open at the same time.
     fn open_max(&self) -> usize {
         let open = self.close_after_ns.div_ceil(self.length_ns) + 1;
@@ -52,11 +57,24 @@ impl<'a> Sections<'a> {
     /// The sums of the section that has this time in it, nanoseconds after the start of the load;
     /// the nearest open one for a time in a section that is closed or not yet open.
     pub(crate) fn at(&mut self, time_ns: u64) -> &mut Tally {
-        let last = self.open.len() - 1;
-        let Cut { length_ns, count, .. } = self.collector.cut;
-        let place = (time_ns / length_ns).min(count - 1).saturating_sub(self.first);
-        let place = usize::try_from(place).map_or(last, |place| place.min(last));
-        &mut self.open[place]
+        let section = self.collector.cut.section(time_ns);
+        self.of(section)
+    }
+
+    /// Counts an intact packet of a flow.
+    pub(crate) fn arrived(
+        &mut self,
+        flow: &mut Arrivals,
+        sequence: u64,
+        due_ns: u64,
+        latency_ns: u64,
+    ) {
+        let section = self.collector.cut.section(due_ns);
+        if section > flow.section {
+            self.of(flow.section).flow_jitter(flow.jitter.take_section_ns());
+            flow.section = section;
+        }
+        self.of(section).arrived(flow, sequence, latency_ns);
     }
 
     /// Gives the sections that are over by this time to the collector. `flows` are the arrivals
@@ -70,7 +88,10 @@ impl<'a> Sections<'a> {
         let last = time_ns.checked_sub(close_after_ns).map(|since| since / length_ns);
         let over = last.map_or(0, |last| (last + 1).min(count));
         if over > self.first {
-            flows.for_each(|flow| self.open[0].flow_jitter(flow.jitter.take_section_ns()));
+            // Flows that have gone on to a later section have left their jitter here already.
+            for flow in flows.filter(|flow| flow.section < over) {
+                self.of(flow.section).flow_jitter(flow.jitter.take_section_ns());
+            }
             while self.first < over {
                 self.close_first();
             }
@@ -87,7 +108,7 @@ impl<'a> Sections<'a> {
         let begun = time_ns.div_ceil(length_ns).clamp(1, count);
         let mut jitter = Tally::new();
         for flow in flows {
-            self.open[0].flow_jitter(flow.jitter.take_section_ns());
+            self.of(flow.section).flow_jitter(flow.jitter.take_section_ns());
             jitter.flow_jitter(flow.jitter.run_ns());
         }
         while self.first < begun {
@@ -106,6 +127,12 @@ impl<'a> Sections<'a> {
             count(&self.total) + self.open.iter().map(count).sum::<u64>()
         };
         open(|tally| tally.sent).saturating_sub(open(|tally| tally.delivered + tally.corrupted))
+    }
+
+    fn of(&mut self, section: u64) -> &mut Tally {
+        let last = self.open.len() - 1;
+        let place = usize::try_from(section.saturating_sub(self.first));
+        &mut self.open[place.map_or(last, |place| place.min(last))]
     }
 
     fn close_first(&mut self) {
@@ -255,16 +282,25 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_has_one_jitter_over_the_run() {
+    fn the_jitter_of_a_section_is_that_of_the_packets_due_in_it() {
         let collector = Collector::new(CUT, 1);
         let mut sections = Sections::new(&collector);
         let mut flow = Arrivals::new(0);
-        for sequence in 0..6 {
-            let due = sequence * 50;
-            sections.at(due).arrived(&mut flow, sequence, sequence % 2 * 1_000);
-            sections.close(due, iter::once(&mut flow));
+        // Even in the first section, alternating in the second; then nothing.
+        for sequence in 0..20 {
+            let latency = if sequence < 10 { 5_000 } else { sequence % 2 * 16_000 };
+            sections.arrived(&mut flow, sequence, sequence * 10, latency);
         }
+        sections.close(450, iter::once(&mut flow));
+        let jitter = || {
+            collector
+                .take_complete(|_, tally| (tally.flow_jitter_ns.len(), tally.flow_jitter_ns.max()))
+        };
+        assert_eq!(jitter(), Some((1, 0)));
+        let (flows, largest) = jitter().unwrap();
+        assert!(flows == 1 && largest > 3_000, "{flows} flows, {largest}");
+        assert_eq!(jitter(), Some((0, 0)), "no packet, no jitter");
         let total = sections.finish(300, iter::once(&mut flow));
-        assert_eq!((total.flow_jitter_ns.len(), total.difference_ns.len()), (1, 5));
+        assert_eq!((total.flow_jitter_ns.len(), total.difference_ns.len()), (1, 19));
     }
 }

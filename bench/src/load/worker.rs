@@ -339,8 +339,8 @@ impl<'a> Worker<'a> {
                     match payload::read(data, Leg::Back, plan.run, plan.payload_bytes) {
                         Returned::Intact(stamp) if stamp.flow == flow.number => {
                             let latency = time.saturating_sub(stamp.due_ns);
-                            let tally = sections.at(stamp.due_ns);
-                            tally.arrived(&mut flow.arrivals, stamp.sequence, latency);
+                            let Stamp { sequence, due_ns, .. } = stamp;
+                            sections.arrived(&mut flow.arrivals, sequence, due_ns, latency);
                             self.unanswered_since = None;
                             shared.arrived(latency);
                         }
