@@ -54,6 +54,7 @@ impl Run {
         self.json[name].as_u64().unwrap_or_else(|| panic!("{name}: {}", self.said))
     }
 
+    /// Asserts the exit code and figures.
     fn assert(&self, code: i32, figures: &[(&str, u64)]) {
         assert_eq!(self.code, Some(code), "{}", self.said);
         for (name, expected) in figures {
@@ -61,10 +62,21 @@ impl Run {
         }
     }
 
-    /// Asserts a figure that may be off: packets that tried the way, and the last ones.
-    fn near(&self, name: &str, expected: u64) {
-        let figure = self.figure(name);
-        assert!(figure.abs_diff(expected) <= 2, "{name} {figure}, not {expected}: {}", self.said);
+    /// Asserts that a figure is every `nth` packet. It may be off: the server also counts what
+    /// tried the way. On a busy machine the tool sends less than was asked, and says so.
+    fn every(&self, nth: u64, name: &str) {
+        let (figure, expected) = (self.figure(name), self.figure("sent") / nth);
+        assert!(expected > 0 && figure.abs_diff(expected) <= 3, "{name}: {}", self.said);
+    }
+
+    /// Asserts that everything arrived, and was sent at all: `asked` packets, or the tool says why
+    /// they are fewer.
+    fn all_of(&self, asked: u64) {
+        self.assert(0, &[("lost", 0), ("corrupted", 0), ("bad_checksum", 0), ("misdelivered", 0)]);
+        let sent = self.figure("sent");
+        assert_eq!(self.figure("received"), sent, "{}", self.said);
+        let lagged = self.json["lag_max_ms"].as_f64().unwrap() > 100.0;
+        assert!(sent == asked || lagged && sent > asked / 2, "{}", self.said);
     }
 }
 
@@ -117,54 +129,66 @@ fn through(lab: &Lab, server: &Server, words: &str) -> Run {
     flood_and(lab, &server.addr().to_string(), ("alice", "north"), &words, |_| ())
 }
 
-/// Packets of [`through`].
+/// Packets of [`through`] on a machine that is not too busy.
 const PACKETS: u64 = 4000;
 
 const V4: &str = "10.77.1.1";
 const V6: &str = "[fd77:1::1]";
 
+/// A busy machine holds the generator up, which then says so: another try is needed.
+const TRIES: u32 = 5;
+
 fn counts() {
     const RATE: u64 = 50_000;
     let lab = Lab::plain();
     let relay = Turnpike::start(&lab, Setting::of("native"));
-    let before = (Interface::read(&lab.client, "eth0"), Interface::read(&lab.peer, "eth0"));
     let words = format!("--allocations 32 --rate {RATE} --duration 2 --max-loss 0 --per-flow");
-    let run = flood(&lab, V4, &words);
-    let sent = Interface::read(&lab.client, "eth0").since(before.0).sent;
-    let received = Interface::read(&lab.peer, "eth0").since(before.1).received;
-    run.assert(
-        0,
-        &[
-            ("received", 2 * RATE),
-            ("delivered", 2 * RATE),
-            ("lost", 0),
-            ("reordered", 0),
-            ("duplicates", 0),
-            ("corrupted", 0),
-            ("bad_checksum", 0),
-            ("partial_checksum", 0),
-            ("misdelivered", 0),
-            ("allocations_deleted", 32),
-            ("sampled", (2 * RATE).div_ceil(64)),
-        ],
-    );
-    // Allocations, their end, the way that is tried, and finding neighbours.
-    let control = 32 * 5 + 60;
-    for (what, counted) in [("client", sent), ("peer", received)] {
-        let more = counted - run.figure("sent");
-        assert!(more <= control, "{what}: {counted}: {}", run.said);
-    }
-    // Of the relay's own counts, only what tried the way is not of the flood.
-    let metrics = relay.metrics();
-    let relayed = metrics.relayed("xdp", "client_to_peer");
-    assert!((2 * RATE..2 * RATE + 30).contains(&relayed), "{}", metrics.0);
-    let per_second = run.json["sent_per_second"].as_f64().unwrap();
-    let off = (per_second / RATE as f64 - 1.0).abs();
-    println!("asked for {RATE}/s, sent {per_second:.1}/s");
-    assert!(off < 0.01, "{}", run.said);
+    let exact = (0..TRIES).find_map(|_| {
+        let run = counted(&lab, &relay, &words);
+        let per_second = run.json["sent_per_second"].as_f64().unwrap();
+        println!("asked for {RATE}/s, sent {per_second:.1}/s");
+        let is_exact = (per_second / RATE as f64 - 1.0).abs() < 0.01;
+        assert_eq!(run.json["generator_limited"], !is_exact, "{}", run.said);
+        is_exact.then_some(run)
+    });
+    let run = exact.expect("the rate is exact to a hundredth in one of five tries");
+    run.all_of(2 * RATE);
     let flows = run.json["per_flow"].as_array().unwrap();
     assert_eq!(flows.len(), 32);
     assert!(flows.iter().all(|flow| flow["received"].as_u64() == Some(2 * RATE / 32)));
+}
+
+/// A flood without loss, and everybody else's counts of it.
+fn counted(lab: &Lab, relay: &Turnpike<'_>, words: &str) -> Run {
+    let relayed = || relay.metrics().relayed("xdp", "client_to_peer");
+    let before =
+        (Interface::read(&lab.client, "eth0"), Interface::read(&lab.peer, "eth0"), relayed());
+    let run = flood(lab, V4, words);
+    let sent = Interface::read(&lab.client, "eth0").since(before.0).sent;
+    let received = Interface::read(&lab.peer, "eth0").since(before.1).received;
+    let clean = [
+        ("lost", 0),
+        ("reordered", 0),
+        ("duplicates", 0),
+        ("corrupted", 0),
+        ("bad_checksum", 0),
+        ("partial_checksum", 0),
+        ("misdelivered", 0),
+        ("allocations_deleted", 32),
+    ];
+    run.assert(0, &clean);
+    let said = run.figure("sent");
+    assert_eq!((run.figure("received"), run.figure("delivered")), (said, said));
+    // Each CPU's first packet is checked too.
+    let sampled = run.figure("sampled");
+    assert!((said / 64..=said / 64 + 64).contains(&sampled), "{}", run.said);
+    // Allocations, their end, the way that is tried, and finding neighbours.
+    let control = 32 * 5 + 60;
+    for (what, counted) in [("client", sent), ("peer", received), ("relay", relayed() - before.2)] {
+        println!("{what}: {counted}, the tool says {said}");
+        assert!((said..said + control).contains(&counted), "{what}: {counted}: {}", run.said);
+    }
+    run
 }
 
 fn families_and_directions() {
@@ -175,7 +199,8 @@ fn families_and_directions() {
         for payload in [24, 173, 1399] {
             let words = format!("{rate} --direction {direction} --payload {payload}");
             let run = flood(&lab, server, &words);
-            run.assert(0, &[("received", 10_000), ("sampled", 10_000), ("lost", 0)]);
+            run.all_of(10_000);
+            assert_eq!(run.figure("sampled"), run.figure("sent"), "{}", run.said);
         }
     }
     assert!(relay.metrics().relayed("xdp", "peer_to_client") >= 60_000);
@@ -188,7 +213,7 @@ fn ten_thousand() {
     let run = flood(&lab, V4, words);
     let made = [("allocations_made", 10_000), ("allocations_deleted", 10_000)];
     run.assert(0, &made);
-    run.assert(0, &[("received", 80_000), ("flows_with_loss", 0), ("misdelivered", 0)]);
+    run.all_of(80_000);
 }
 
 fn flat_out() {
@@ -236,7 +261,7 @@ fn drops() {
     let server = faulty(&lab, manners);
     let run = through(&lab, &server, "--max-loss 0.5");
     assert_eq!(run.code, Some(1), "the limit is broken: {}", run.said);
-    run.near("lost", PACKETS / 100);
+    run.every(100, "lost");
     run.assert(1, &[("duplicates", 0), ("reordered", 0), ("corrupted", 0)]);
     let kinder = through(&lab, &server, "--max-loss 1.5");
     assert_eq!(kinder.code, Some(0), "{}", kinder.said);
@@ -246,13 +271,12 @@ fn disorder() {
     let lab = Lab::plain();
     let twice = Manners { faults: Faults::Duplicate { nth: 50 }, ..Manners::default() };
     let run = through(&lab, &faulty(&lab, twice), "--max-loss 0");
-    run.near("duplicates", PACKETS / 50);
-    run.assert(0, &[("received", PACKETS), ("reordered", 0)]);
+    run.every(50, "duplicates");
+    run.all_of(PACKETS);
+    assert_eq!(run.figure("reordered"), 0, "{}", run.said);
     let behind = Manners { faults: Faults::Reorder { nth: 20 }, ..Manners::default() };
     let run = through(&lab, &faulty(&lab, behind), "");
-    // Held packets of a flow that has no further one are not sent.
-    let (reordered, expected) = (run.figure("reordered"), PACKETS / 20);
-    assert!(reordered.abs_diff(expected) <= 4, "{reordered}, not {expected}: {}", run.said);
+    run.every(20, "reordered");
     run.assert(0, &[("duplicates", 0), ("corrupted", 0)]);
 }
 
@@ -261,20 +285,23 @@ fn damage() {
     let flips = Manners { faults: Faults::Corrupt { nth: 100 }, ..Manners::default() };
     let run = through(&lab, &faulty(&lab, flips), "--payload 100");
     assert_eq!(run.code, Some(1), "{}", run.said);
-    run.near("corrupted", PACKETS / 100);
-    assert_eq!(run.figure("delivered") + run.figure("corrupted"), PACKETS, "{}", run.said);
+    run.every(100, "corrupted");
+    let sent = run.figure("sent");
+    assert_eq!(run.figure("delivered") + run.figure("corrupted"), sent, "{}", run.said);
     let sums = Manners { faults: Faults::Checksum { nth: 100 }, ..Manners::default() };
     let server = faulty(&lab, sums);
     let run = through(&lab, &server, "");
     assert_eq!(run.code, Some(1), "{}", run.said);
-    run.near("bad_checksum", PACKETS / 100);
+    run.every(100, "bad_checksum");
     run.assert(1, &[("corrupted", 0), ("lost", 0)]);
-    // A tenth of the packets is looked at whole: the figure is scaled.
-    let run = through(&lab, &server, "--sample 7");
+    // Every seventh packet is looked at whole: what is found is scaled.
+    let words = "--allocations 4 --rate 2000 --duration 2 --sample 7";
+    let run = flood_and(&lab, &server.addr().to_string(), ("alice", "north"), words, |_| ());
     assert_eq!(run.code, Some(1), "{}", run.said);
-    let estimate = run.figure("corrupted_estimate");
-    assert!((10..=90).contains(&estimate), "{estimate}: {}", run.said);
-    assert!(run.figure("delivered") <= run.figure("received"));
+    let (found, estimate) = (run.figure("bad_checksum"), run.figure("corrupted_estimate"));
+    assert!((1..=12).contains(&found), "some 40 / 7: {}", run.said);
+    assert!(estimate.abs_diff(7 * found) <= found, "{}", run.said);
+    assert_eq!(run.figure("delivered") + estimate, run.figure("sent"), "{}", run.said);
 }
 
 fn misdelivery() {
@@ -282,7 +309,7 @@ fn misdelivery() {
     let faults = Faults::Misdeliver { nth: 100 };
     let run = through(&lab, &faulty(&lab, Manners { faults, ..Manners::default() }), "");
     assert_eq!(run.code, Some(1), "{}", run.said);
-    run.near("misdelivered", PACKETS / 100);
+    run.every(100, "misdelivered");
     run.assert(1, &[("corrupted", 0), ("lost", 0)]);
 }
 
@@ -290,7 +317,8 @@ fn partial() {
     let lab = Lab::plain();
     lab.relay.output("ethtool", "-K peers tx on");
     let run = through(&lab, &faulty(&lab, Manners::default()), "--max-loss 0");
-    run.assert(0, &[("bad_checksum", 0), ("corrupted", 0), ("partial_checksum", PACKETS)]);
+    run.all_of(PACKETS);
+    assert_eq!(run.figure("partial_checksum"), run.figure("sent"), "{}", run.said);
     assert!(run.said.contains("ethtool -K IF tx off"), "{}", run.said);
 }
 
