@@ -8,7 +8,6 @@
 )]
 
 mod lab;
-#[allow(dead_code, reason = "this file uses a part of it")]
 mod server;
 
 use std::fs;

@@ -41,8 +41,10 @@ impl GeneratorConfig {
     pub const fn with_rate(mut self, rate: u64) -> Self {
         const SECOND_NS: u64 = 1_000_000_000;
         self.rate = rate;
-        (self.interval_ns, self.remainder) =
-            if rate == 0 { (0, 0) } else { (SECOND_NS / rate, SECOND_NS % rate) };
+        (self.interval_ns, self.remainder) = match rate {
+            0 => (0, 0),
+            rate => (SECOND_NS / rate, SECOND_NS % rate),
+        };
         self
     }
 }

@@ -13,11 +13,12 @@ use clap::Args;
 use relay_bench_ebpf::packet::Common;
 
 use crate::cli::{EXIT_INTERRUPTED, EXIT_PARTIAL};
+use crate::flood::findings::{Asked, Control, Findings, Name};
 use crate::flood::kernel::{Attached, Sink};
 use crate::flood::place::Place;
-use crate::flood::report::{Asked, Control, Findings, Name, Report};
+use crate::flood::report::Report;
 use crate::flood::run::{Ends, Stopped};
-use crate::flood::{Shape, parse_mac};
+use crate::flood::shape::{Shape, parse_mac};
 use crate::host;
 use crate::turn::framing::channel;
 

@@ -3,47 +3,40 @@
 
 pub(crate) mod ceiling;
 mod clients;
+mod ending;
+mod findings;
 mod forge;
 mod kernel;
 mod place;
 mod report;
 mod run;
+mod shape;
 
-use std::fmt;
-use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::num::NonZeroU32;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use indicatif::ProgressBar;
-use relay_bench_ebpf::packet::{Common, PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN};
+use relay_bench_ebpf::packet::Common;
 use relay_common::addr::PeerAddr;
 
-use crate::cli::{
-    EXIT_INTERRUPTED, EXIT_LIMIT, EXIT_PARTIAL, EXIT_SETUP, ServerArgs, from_one_to, limit,
-};
-use crate::clock::{Clock, MILLISECOND_NS, SECOND_NS};
+use crate::cli::{EXIT_INTERRUPTED, ServerArgs};
+use crate::clock::{Clock, MILLISECOND_NS};
 use crate::flood::clients::{Addresses, Clients, Trouble};
-use crate::flood::forge::Mould;
+use crate::flood::ending::Ending;
+use crate::flood::findings::{Asked, Control, Findings, Name};
 use crate::flood::kernel::{Attached, Sink};
 use crate::flood::place::{Interface, Place};
-use crate::flood::report::{Asked, Control, Findings, Name, PerFlow, Report};
+use crate::flood::report::Report;
 use crate::flood::run::{Ends, Flood, Measured, Stopped};
+use crate::flood::shape::{Shape, parse_mac};
 use crate::host;
 use crate::turn::client::{ClientSetup, Stage};
-use crate::turn::failure::TurnFailure;
 use crate::turn::framing::{Framing, channel};
 use crate::turn::transport::Transport;
 
-/// The longest `--duration`: a day.
-const DURATION_SECS_MAX: i64 = 86_400;
-/// More packets a second than any kernel's generator makes.
-const RATE_MAX: u64 = 100_000_000;
 /// Bytes of headers around a payload at most: IPv6, UDP, ChannelData.
 const HEADER_BYTES_MAX: u64 = 52;
 
@@ -53,48 +46,6 @@ enum Direction {
     ToPeer,
     /// UDP from the peer to the relayed addresses; the sink is at the clients.
     ToClient,
-}
-
-/// What is sent, how fast and for how long.
-#[derive(Clone, Debug, Args)]
-struct Shape {
-    /// How many flows: an allocation each.
-    #[arg(long, value_name = "N", default_value = "32", value_parser = from_one_to(65_535))]
-    allocations: NonZeroU32,
-    /// Packets a second, all flows together [default: as many as it can].
-    #[arg(long, value_name = "PPS", value_parser = clap::value_parser!(u64).range(1..=RATE_MAX))]
-    rate: Option<u64>,
-    /// How long to send, seconds.
-    #[arg(long, value_name = "SECS", default_value = "10")]
-    #[arg(value_parser = from_one_to(DURATION_SECS_MAX))]
-    duration: NonZeroU32,
-    /// Bytes of application data in a packet, 24 to 1400.
-    #[arg(long, value_name = "BYTES", default_value = "200")]
-    #[arg(value_parser = clap::value_parser!(u16)
-        .range(i64::from(PAYLOAD_BYTES_MIN)..=i64::from(PAYLOAD_BYTES_MAX)))]
-    payload: u16,
-    /// Check every Nth packet whole, payload and checksums; 1: all of them.
-    #[arg(long, value_name = "N", default_value = "64", value_parser = from_one_to(1_000_000))]
-    sample: NonZeroU32,
-    /// Threads that generate, each with its share of flows and rate.
-    #[arg(long, value_name = "N", default_value = "1", value_parser = from_one_to(64))]
-    threads: NonZeroU32,
-    /// Give up when nothing arrived for so long, milliseconds.
-    #[arg(long, value_name = "MS", default_value = "5000")]
-    #[arg(value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
-    stall: u64,
-    /// Write the result here as JSON too.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// List every flow in the JSON result.
-    #[arg(long)]
-    per_flow: bool,
-    /// Fail when more than this share of the packets is lost, percent.
-    #[arg(long, value_name = "PCT", value_parser = limit)]
-    max_loss: Option<f64>,
-    /// No progress on stderr.
-    #[arg(long)]
-    quiet: bool,
 }
 
 #[derive(Debug, Args)]
@@ -128,86 +79,6 @@ pub(crate) struct FloodArgs {
     /// The next hop's MAC address [default: from the neighbour table].
     #[arg(long, value_name = "MAC", value_parser = parse_mac)]
     gateway_mac: Option<[u8; 6]>,
-}
-
-/// A text that is no MAC address.
-#[derive(Debug)]
-struct NotAMac;
-
-impl fmt::Display for NotAMac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a MAC address reads 02:00:00:00:00:01")
-    }
-}
-
-impl std::error::Error for NotAMac {}
-
-fn parse_mac(text: &str) -> Result<[u8; 6], NotAMac> {
-    place::mac(text).ok_or(NotAMac)
-}
-
-/// How a flood ended.
-#[derive(Debug)]
-enum Ending {
-    Completed,
-    Interrupted,
-    NotSetUp(u32, TurnFailure),
-    AllocationLost(u32, TurnFailure),
-    PeerUnreached,
-    NothingRelayed,
-    ServerGone,
-}
-
-impl Ending {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::Interrupted => "interrupted",
-            Self::NotSetUp(..) => "not_set_up",
-            Self::AllocationLost(..) => "allocation_lost",
-            Self::PeerUnreached => "peer_unreached",
-            Self::NothingRelayed => "nothing_relayed",
-            Self::ServerGone => "server_gone",
-        }
-    }
-
-    fn code(&self) -> Option<u8> {
-        match self {
-            Self::Completed => None,
-            Self::Interrupted => Some(EXIT_INTERRUPTED),
-            Self::NotSetUp(..) | Self::PeerUnreached => Some(EXIT_SETUP),
-            Self::AllocationLost(..) | Self::NothingRelayed | Self::ServerGone => {
-                Some(EXIT_PARTIAL)
-            }
-        }
-    }
-}
-
-impl fmt::Display for Ending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Completed => f.write_str("completed"),
-            Self::Interrupted => f.write_str("interrupted: the figures are of the part that ran"),
-            Self::NotSetUp(allocation, failure) => {
-                write!(f, "set-up failed at allocation {allocation}: {failure}")
-            }
-            Self::AllocationLost(allocation, failure) => {
-                write!(f, "allocation {allocation} was lost midway: {failure}")
-            }
-            Self::PeerUnreached => f.write_str(
-                "a packet through the first allocation did not come to the peer and back: can the \
-                 server reach the peer's address (--peer-address, --peer-netns)? Nothing was sent",
-            ),
-            Self::NothingRelayed => f.write_str(
-                "no packet arrives any more, but the server answers requests: the figures are of \
-                 the part that ran",
-            ),
-            Self::ServerGone => f.write_str(
-                "the server is gone: it answers no request any more, and what was sent since is \
-                 lost; the figures are of the part that ran",
-            ),
-        }
-    }
 }
 
 /// Where everything is.
@@ -479,79 +350,5 @@ impl FloodArgs {
             },
             ..self.shape.asked()
         })
-    }
-}
-
-/// The next hop, the channel number of what is sent, whether ChannelData arrives, and which end
-/// of that is the same for all flows.
-type Way = ([u8; 6], Option<relay_common::wire::channel_data::ChannelNumber>, bool, Common);
-
-impl Shape {
-    fn flood(
-        &self,
-        place: &Place,
-        interface: &Interface,
-        flows: Vec<Ends>,
-        (dst_mac, channel, framed, common): Way,
-    ) -> anyhow::Result<Flood> {
-        let mut run = [0; 4];
-        getrandom::fill(&mut run).context("no random numbers from the operating system")?;
-        let run = u32::from_ne_bytes(run);
-        Ok(Flood {
-            run,
-            flows,
-            mould: Mould {
-                dst_mac,
-                src_mac: interface.mac,
-                channel,
-                payload_bytes: self.payload,
-                fill: forge::fill(run, self.payload),
-            },
-            framed,
-            common,
-            sample: self.sample.get(),
-            rate: self.rate,
-            duration_ns: u64::from(self.duration.get()) * SECOND_NS,
-            threads: self.threads.get(),
-            stall_ns: self.stall * MILLISECOND_NS,
-            place: place.clone(),
-            interface: interface.clone(),
-        })
-    }
-
-    fn asked(&self) -> Asked {
-        Asked {
-            command: host::command_line(std::env::args()),
-            server: String::new(),
-            peer: None,
-            direction: "reflect",
-            allocations: self.allocations.get(),
-            rate_total: self.rate,
-            payload_bytes: self.payload,
-            duration_secs: self.duration.get(),
-            threads: self.threads.get(),
-            sample: self.sample.get(),
-        }
-    }
-
-    fn bar(&self) -> ProgressBar {
-        if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(0) }
-    }
-
-    fn per_flow(&self) -> PerFlow {
-        if self.per_flow { PerFlow::Listed } else { PerFlow::Summed }
-    }
-
-    fn publish(&self, report: &Report) -> anyhow::Result<()> {
-        print!("{}", report.text());
-        if let Some(path) = &self.json {
-            fs::write(path, report.json()? + "\n")
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(())
-    }
-
-    fn verdict(&self, report: &Report) -> ExitCode {
-        if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_LIMIT) }
     }
 }

@@ -6,8 +6,9 @@ use std::fmt::{self, Write as _};
 use relay_bench_ebpf::packet::SinkCounts;
 use serde::Serialize;
 
+use crate::flood::findings::{Asked, Control, Findings, Name, PerFlow};
 use crate::flood::place::Interface;
-use crate::flood::run::Measured;
+use crate::flood::run::FlowResult;
 use crate::host::Host;
 
 /// A paced generator that reached less than this share of its rate was the limit.
@@ -18,44 +19,6 @@ const LOSS_PERCENT_OF_A_LIMIT: f64 = 0.1;
 const LAG_MS_NOTABLE: f64 = 5.0;
 /// Flows listed in the text.
 const WORST_FLOWS: usize = 5;
-
-/// What was asked for, as the report repeats it.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Asked {
-    /// The command, without passwords.
-    pub(crate) command: String,
-    /// The TURN server transport address; of a ceiling, the reflector's MAC address.
-    pub(crate) server: String,
-    /// The peer's transport address.
-    pub(crate) peer: Option<String>,
-    /// `to-peer`, `to-client`, or `reflect`.
-    pub(crate) direction: &'static str,
-    /// Allocations, each one flow.
-    pub(crate) allocations: u32,
-    /// Packets a second of all; none: flat out.
-    pub(crate) rate_total: Option<u64>,
-    /// Bytes of application data in a packet.
-    pub(crate) payload_bytes: u16,
-    /// How long packets are due, seconds.
-    pub(crate) duration_secs: u32,
-    /// Threads that generate.
-    pub(crate) threads: u32,
-    /// Every so manyth packet is checked whole.
-    pub(crate) sample: u32,
-}
-
-/// What the control traffic came to.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(crate) struct Control {
-    /// Allocations that existed.
-    pub(crate) allocations_made: u64,
-    /// Allocations that were ready for data.
-    pub(crate) allocations_ready: u64,
-    /// Allocations that the server confirmed to have deleted.
-    pub(crate) allocations_deleted: u64,
-    /// From the first Allocate to the last allocation ready, milliseconds.
-    pub(crate) setup_ms: u64,
-}
 
 /// One flow.
 #[derive(Clone, Debug, Serialize)]
@@ -111,45 +74,6 @@ pub(crate) struct Report {
     worst: Vec<Flow>,
 }
 
-/// Who a flow is, for its line.
-#[derive(Clone, Debug)]
-pub(crate) struct Name {
-    /// The client's address.
-    pub(crate) client: String,
-    /// The relayed transport address.
-    pub(crate) relayed: Option<String>,
-}
-
-/// Everything that a report is made of.
-#[derive(Debug)]
-pub(crate) struct Findings<'a> {
-    /// What was asked.
-    pub(crate) asked: Asked,
-    /// One word, and a sentence, on how it ended.
-    pub(crate) ending: (&'static str, String),
-    /// The control traffic.
-    pub(crate) control: Control,
-    /// The generator's interface, and the sink's.
-    pub(crate) interfaces: Option<(Interface, Interface)>,
-    /// What was measured, if anything was sent.
-    pub(crate) measured: Option<&'a Measured>,
-    /// The flows.
-    pub(crate) names: &'a [Name],
-    /// Largest share of packets that may be lost, percent.
-    pub(crate) max_loss: Option<f64>,
-    /// Whether to list every flow.
-    pub(crate) per_flow: PerFlow,
-}
-
-/// Whether a report lists every flow.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum PerFlow {
-    /// It does.
-    Listed,
-    /// Only the worst ones.
-    Summed,
-}
-
 impl Report {
     /// Of a run.
     pub(crate) fn new(findings: Findings<'_>) -> Self {
@@ -160,12 +84,8 @@ impl Report {
         let per_second = |count: u64| if send_secs > 0.0 { count as f64 / send_secs } else { 0.0 };
         let wrong = counts.corrupted + counts.bad_checksum;
         // Of the rest of the packets, as many as of the sample.
-        let scaled = if counts.sampled == 0 {
-            0
-        } else {
-            let share = wrong as f64 / counts.sampled as f64;
-            (share * (counts.packets - counts.damaged) as f64).round() as u64
-        };
+        let rest = counts.packets - counts.damaged;
+        let scaled = (wrong * rest + counts.sampled / 2).checked_div(counts.sampled).unwrap_or(0);
         let corrupted_estimate = scaled + counts.damaged;
         let arrived =
             counts.received + counts.too_late + counts.damaged + counts.misdelivered + wrong;
@@ -368,8 +288,8 @@ impl Report {
     }
 }
 
-fn flows(flows: &[crate::flood::run::FlowResult], names: &[Name]) -> Vec<Flow> {
-    let line = |(index, (flow, name)): (usize, (&crate::flood::run::FlowResult, &Name))| Flow {
+fn flows(flows: &[FlowResult], names: &[Name]) -> Vec<Flow> {
+    let line = |(index, (flow, name)): (usize, (&FlowResult, &Name))| Flow {
         allocation: index + 1,
         client: name.client.clone(),
         relayed: name.relayed.clone(),
