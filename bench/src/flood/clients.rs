@@ -18,6 +18,8 @@ use crate::turn::framing::Wrapper;
 const CONCURRENCY: usize = 32;
 /// How long a wait is at most, so that a stop is noticed.
 const WAIT_NS_MAX: u64 = 50 * MILLISECOND_NS;
+/// How long the answers to Allocate requests are waited for when set-up ends early.
+const SETTLE_NS: u64 = 500 * MILLISECOND_NS;
 /// Sockets looked at after one wait.
 const EVENTS: usize = 256;
 /// Bytes of a packet that only tries the way: too short to be taken for one of the flood.
@@ -184,6 +186,13 @@ impl Clients {
 
     /// Gives every allocation back; what does not answer is left.
     pub(crate) fn release(&mut self) {
+        // An allocation whose answer is still on its way can be given back only after it.
+        let until = self.clock.now() + SETTLE_NS;
+        while self.count(Stage::Allocating) > 0 && self.clock.now() < until {
+            if let Err(Trouble::Io(_)) = self.step() {
+                return;
+            }
+        }
         let mut from = 0;
         while from < self.clients.len() {
             let now = self.clock.now();
