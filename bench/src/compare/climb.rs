@@ -1,16 +1,18 @@
 //! Which rates a throughput measurement offers: up a ladder until the subject loses, then between
 //! the last rate it carried and the first it did not. Sends nothing itself.
 
-/// Rates in a row that were not carried, after which the ladder ends.
-const LOSSES_MAX: u32 = 2;
+/// Rates in a row that were too much, after which the ladder ends.
+const OVERLOADS_MAX: u32 = 2;
 
 /// What came of a rate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Step {
     /// It was carried.
     Carried,
-    /// Some of it was lost.
+    /// Some of it was lost: by the rate, or by other work on this machine.
     Lossy,
+    /// So much was lost that it was the rate.
+    Overload,
     /// The rate itself could not be offered, nor can a higher one.
     NotOffered,
     /// No measurement: the subject or the tool failed, or the user ended it.
@@ -24,21 +26,22 @@ pub(crate) fn climb(
     bisections: u32,
     mut offer: impl FnMut(u32) -> anyhow::Result<Step>,
 ) -> anyhow::Result<bool> {
-    let (mut carried, mut lossy, mut losses) = (None, None, 0);
+    let (mut carried, mut lossy, mut overloads) = (None, None, 0);
     for rate in ladder {
         match offer(*rate)? {
             Step::Carried => {
                 // A loss below a rate that was carried was not the rate's.
-                (carried, lossy, losses) = (Some(*rate), None, 0);
+                (carried, lossy, overloads) = (Some(*rate), None, 0);
             }
-            Step::Lossy => {
+            Step::Lossy => lossy = lossy.or(Some(*rate)),
+            Step::Overload => {
                 lossy = lossy.or(Some(*rate));
-                losses += 1;
+                overloads += 1;
             }
             Step::NotOffered => break,
             Step::End => return Ok(false),
         }
-        if losses == LOSSES_MAX {
+        if overloads == OVERLOADS_MAX {
             break;
         }
     }
@@ -47,7 +50,7 @@ pub(crate) fn climb(
         let Some(middle) = between(low, high) else { break };
         match offer(middle)? {
             Step::Carried => low = middle,
-            Step::Lossy => high = middle,
+            Step::Lossy | Step::Overload => high = middle,
             Step::NotOffered => break,
             Step::End => return Ok(false),
         }
@@ -76,6 +79,7 @@ mod tests {
             rates.push(rate);
             Ok(match rate {
                 _ if rate > ceiling => Step::NotOffered,
+                _ if rate > capacity + capacity / 10 => Step::Overload,
                 _ if rate > capacity => Step::Lossy,
                 _ => Step::Carried,
             })
@@ -85,9 +89,10 @@ mod tests {
     }
 
     #[test]
-    fn a_ladder_ends_behind_two_losses_and_looks_between() {
+    fn a_ladder_ends_behind_two_overloads_and_looks_between() {
         assert_eq!(offered(300, 9999), [100, 200, 400, 800, 280, 330]);
         assert_eq!(offered(200, 9999), [100, 200, 400, 800, 280, 240]);
+        assert_eq!(offered(390, 9999), [100, 200, 400, 800, 1600, 280, 330]);
     }
 
     #[test]
@@ -103,14 +108,18 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_by_accident_does_not_end_the_ladder() {
+    fn losses_by_accident_do_not_end_the_ladder() {
         let mut rates = Vec::new();
-        let all = climb(&[100, 200, 400, 800], 1, |rate| {
+        let all = climb(&[100, 200, 400, 800, 1600], 1, |rate| {
             rates.push(rate);
-            Ok(if rate == 200 { Step::Carried } else { Step::Lossy })
+            Ok(match rate {
+                100 | 400 => Step::Overload,
+                200 => Step::Carried,
+                _ => Step::Lossy,
+            })
         });
         assert!(all.unwrap());
-        assert_eq!(rates, [100, 200, 400, 800, 280], "not two losses in a row at 400");
+        assert_eq!(rates, [100, 200, 400, 800, 1600, 280], "no two overloads in a row");
     }
 
     #[test]

@@ -24,6 +24,8 @@ use crate::compare::verdict::{Saturated, Unsound, carried};
 
 /// How long a server has to become ready, seconds.
 const READY_SECS: u64 = 15;
+/// A rate of which more is lost is too much, percent; less may be other work on this machine.
+const OVERLOAD_PERCENT: f64 = 10.0;
 /// How long the rig is watched idle before each subject's loads.
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -326,6 +328,7 @@ impl Course<'_, '_> {
             }
             (_, Ok(_)) => Step::Carried,
             (_, Err(Unsound::NotOffered)) => Step::NotOffered,
+            (_, Err(Unsound::Lossy(percent))) if percent > OVERLOAD_PERCENT => Step::Overload,
             (_, Err(_)) => Step::Lossy,
         }
     }
