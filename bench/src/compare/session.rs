@@ -26,6 +26,8 @@ use crate::compare::verdict::{Saturated, Unsound, carried};
 const READY_SECS: u64 = 15;
 /// A rate of which more is lost is too much, percent; less may be other work on this machine.
 const OVERLOAD_PERCENT: f64 = 10.0;
+/// How often a load is begun whose allocations are refused.
+const ATTEMPTS_MAX: u32 = 3;
 /// How long the rig is watched idle before each subject's loads.
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -287,8 +289,18 @@ impl Course<'_, '_> {
         }
         let (driver, pid) = (&self.session.driver, self.server.pid());
         let is_server = self.subject.is_server();
-        let (driven, watched) = watch(driver.lab, pid, || driver.run(point, pid, is_server))
-            .context("cannot watch the rig's interfaces")?;
+        let mut attempt = 1;
+        let (driven, watched) = loop {
+            let (driven, watched) = watch(driver.lab, pid, || driver.run(point, pid, is_server))
+                .context("cannot watch the rig's interfaces")?;
+            // Some servers hold a deleted allocation's 5-tuple for a while (437), and the next
+            // load may have chosen a port of an earlier one: other ports will do.
+            let is_setup = driven.document["ending"] == "not_set_up";
+            if !is_setup || attempt == ATTEMPTS_MAX || self.session.is_over() {
+                break (driven, watched);
+            }
+            attempt += 1;
+        };
         let (relay, load) = (driver.lab.relay_cores.count(), driver.lab.load_cores.count());
         let saturated = match &driven.outcome {
             Outcome::Measured { figures } => Saturated::of(figures, Some(&watched), relay, load),
