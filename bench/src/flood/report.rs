@@ -256,8 +256,8 @@ impl Report {
         if let Some(lag) = self.lag_max_ms.filter(|lag| *lag > LAG_MS_NOTABLE) {
             writeln!(
                 out,
-                "note        this tool sent up to {lag:.1} ms late and caught up: a loss may be its \
-                 burst's"
+                "note        this tool sent up to {lag:.1} ms late and caught up: a loss may be \
+                 its burst's"
             )?;
         }
         if self.interface_sent.is_some_and(|count| (count as f64) < self.sent as f64 * 0.999) {

@@ -291,20 +291,7 @@ impl State {
             Faults::Duplicate { nth } if count.is_multiple_of(nth) => {
                 self.to_peer(client, &payload);
             }
-            Faults::Reorder { nth } => {
-                let allocation = self.allocations.get_mut(&client).unwrap();
-                allocation.packets += 1;
-                if allocation.packets % nth == 1 {
-                    allocation.held = Some(payload);
-                    return;
-                }
-                let held = allocation.held.take();
-                self.to_peer(client, &payload);
-                if let Some(held) = held {
-                    self.to_peer(client, &held);
-                }
-                return;
-            }
+            Faults::Reorder { nth } => return self.reorder(client, nth, payload),
             Faults::Corrupt { nth } if count.is_multiple_of(nth) => {
                 // Everything but the bit that says that the peer has turned the packet round.
                 let bit = usize::try_from(count / nth).unwrap() * 13 % (28 * 8);
@@ -346,6 +333,21 @@ impl State {
             | Faults::StallOnce { .. } => {}
         }
         self.to_peer(client, &payload);
+    }
+
+    /// Holds every nth packet of the allocation back until the next one has gone.
+    fn reorder(&mut self, client: SocketAddr, nth: u64, payload: Vec<u8>) {
+        let allocation = self.allocations.get_mut(&client).unwrap();
+        allocation.packets += 1;
+        if allocation.packets % nth == 1 {
+            allocation.held = Some(payload);
+            return;
+        }
+        let held = allocation.held.take();
+        self.to_peer(client, &payload);
+        if let Some(held) = held {
+            self.to_peer(client, &held);
+        }
     }
 
     /// As [`State::to_peer`], by a socket that takes the UDP header as it is.
