@@ -69,7 +69,7 @@ fn turn_rs(install: Install) -> Result<PathBuf> {
     cargo
         .args(["install", TURN_RS, "--version", TURN_RS_VERSION, "--locked", "--root"])
         .arg(&root)
-        .args(["--no-default-features", "--features", "udp,tcp"])
+        .args(["--no-default-features", "--features", "udp"])
         .env("CARGO_TARGET_DIR", host::tools_dir().join("build"));
     host::run(&mut cargo)?;
     Ok(binary)

@@ -1,7 +1,7 @@
 //! The rig: three network namespaces, client, relay and peer, and two veth links between them.
 //! Everything is removed when its owner is dropped. Knows no server and sends no packet.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::panic;
@@ -10,7 +10,6 @@ use std::thread;
 
 use anyhow::{Context as _, bail};
 use rustix::fd::AsFd as _;
-use rustix::process::{Pid, setpriority_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::Serialize;
 
@@ -27,12 +26,8 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 91, 1, 2));
 /// All of them: what a server's policy has to allow.
 pub(crate) const NETWORK: &str = "10.91.0.0/16";
 
-/// Priority of the kernel threads that take packets in: a veth holds but 256 of them.
-const NICE: i32 = -20;
-
 /// What connects the hosts, for the report.
-const LINKS: &str =
-    "veth (driver veth), transmit checksum offload off, GRO on, threaded NAPI at nice -20";
+const LINKS: &str = "veth (driver veth), transmit checksum offload off, GRO on";
 
 /// A host of the rig: a network namespace, the cores it may use, its interfaces.
 #[derive(Debug)]
@@ -119,29 +114,6 @@ impl Namespace {
         self.interfaces.push(interface.to_owned());
         Ok(())
     }
-
-    /// Gives the packets that arrive on its interfaces to kernel threads of the namespace's own
-    /// cores, which go before other work there, as interrupts would. How many threads there are;
-    /// none where the kernel has no threaded NAPI.
-    ///
-    /// # Errors
-    /// A thread that is there cannot be moved.
-    pub(crate) fn confine_kernel_work(&self) -> anyhow::Result<usize> {
-        let mut threads = 0;
-        for interface in &self.interfaces {
-            if self.shell(&format!("echo 1 > /sys/class/net/{interface}/threaded")).is_err() {
-                continue;
-            }
-            for pid in napi_threads(interface) {
-                self.cores
-                    .confine(Some(pid))
-                    .and_then(|()| Ok(setpriority_process(Some(pid), NICE)?))
-                    .with_context(|| format!("cannot confine the NAPI thread of {interface}"))?;
-                threads += 1;
-            }
-        }
-        Ok(threads)
-    }
 }
 
 impl Drop for Namespace {
@@ -152,19 +124,6 @@ impl Drop for Namespace {
     }
 }
 
-/// The kernel threads that serve an interface. Its name is unique on this machine.
-fn napi_threads(interface: &str) -> Vec<Pid> {
-    let prefix = format!("napi/{interface}");
-    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = processes.filter_map(|entry| {
-        let entry = entry.ok()?;
-        let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
-        let name = fs::read_to_string(entry.path().join("comm")).ok()?;
-        name.starts_with(&prefix).then_some(pid)
-    });
-    pids.collect()
-}
-
 /// How the rig was built, for the report.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Layout {
@@ -172,10 +131,6 @@ pub(crate) struct Layout {
     pub(crate) relay_cores: String,
     /// Cores of the clients and peers.
     pub(crate) load_cores: String,
-    /// NAPI threads that are confined to the relay's cores.
-    pub(crate) relay_napi_threads: usize,
-    /// NAPI threads that are confined to the cores of clients and peers.
-    pub(crate) load_napi_threads: usize,
     /// What connects the hosts.
     pub(crate) links: &'static str,
 }
@@ -226,21 +181,13 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Keeps the kernel's work of each host on its cores. To be repeated after a server has
-    /// attached XDP programs, which may renew an interface's NAPI.
-    ///
-    /// # Errors
-    /// As [`Namespace::confine_kernel_work`].
-    pub(crate) fn confine_kernel_work(&self) -> anyhow::Result<Layout> {
-        let load = [&self.client, &self.peer].map(Namespace::confine_kernel_work);
-        let [client, peer] = load;
-        Ok(Layout {
+    /// How it was built.
+    pub(crate) fn layout(&self) -> Layout {
+        Layout {
             relay_cores: self.relay_cores.to_string(),
             load_cores: self.load_cores.to_string(),
-            relay_napi_threads: self.relay.confine_kernel_work()?,
-            load_napi_threads: client? + peer?,
             links: LINKS,
-        })
+        }
     }
 }
 

@@ -169,7 +169,7 @@ impl Compare {
         plan.load_cores.confine(None).context("cannot use the cores of --load-cores")?;
         let scratch = Scratch::make().context("cannot make a temporary directory")?;
         let lab = Lab::build(&plan.relay_cores, &plan.load_cores)?;
-        let rig = lab.confine_kernel_work()?;
+        let rig = lab.layout();
         let driver = Driver {
             lab: &lab,
             tool: itself,

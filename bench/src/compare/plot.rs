@@ -101,11 +101,12 @@ pub(crate) fn plots(summary: &Summary<'_>, subjects: &[String]) -> Drawn<[Plot; 
         Plot {
             name: "cpu-per-packet",
             title: "Processor time for each relayed packet",
-            caption: "All work of the relay's cores, divided by the packets that arrived; \
-                      one-way packets to the peer where they were measured, round trips \
-                      otherwise. Only where the load was carried.",
+            caption: "All work of this machine during round trips, divided by the relayed packets \
+                      (two for each round trip). Clients and peers are in it and the same for \
+                      every subject: the differences are the relays'. Only where the load was \
+                      carried.",
             svg: draw(
-                &Axes { x: "offered, packets/s", y: "ns of a core" },
+                &Axes { x: "offered, round trips/s", y: "ns of all cores" },
                 &cpu_curves(summary, subjects),
                 None,
             )?,
@@ -200,9 +201,10 @@ fn latency_curves(summary: &Summary<'_>, subjects: &[String]) -> Vec<Curve> {
 }
 
 fn cpu_curves(summary: &Summary<'_>, subjects: &[String]) -> Vec<Curve> {
-    let one_way = of_one_shape(summary.points(to_peer));
-    let points = if one_way.is_empty() { of_one_shape(summary.points(echo)) } else { one_way };
-    curves(subjects, &points, &SOLID, |subject, point, _| figure(summary.cores_ns(subject, point)))
+    let points = of_one_shape(summary.points(echo));
+    curves(subjects, &points, &SOLID, |subject, point, _| {
+        figure(summary.machine_ns(subject, point))
+    })
 }
 
 fn memory_curves(summary: &Summary<'_>, subjects: &[String]) -> Vec<Curve> {

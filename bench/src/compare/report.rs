@@ -151,8 +151,9 @@ impl<'a> Report<'a> {
             (
                 "Cores",
                 format!(
-                    "relay {} ({} NAPI threads there), clients and peers {} ({} NAPI threads)",
-                    rig.relay_cores, rig.relay_napi_threads, rig.load_cores, rig.load_napi_threads
+                    "the server's process {}, clients and peers {}; the kernel's work for a \
+                     packet, XDP programs included, on the core that sent it",
+                    rig.relay_cores, rig.load_cores
                 ),
             ),
             (
@@ -285,13 +286,6 @@ fn notes(comparison: &Comparison, summary: &Summary<'_>) -> Vec<String> {
             100.0 * load
         ));
     }
-    if comparison.rig.relay_napi_threads == 0 {
-        notes.push(
-            "this kernel gave no NAPI threads: part of the relay host's work runs on the load's \
-             cores, and is missing from its processor time"
-                .to_owned(),
-        );
-    }
     notes
 }
 
@@ -404,13 +398,7 @@ mod tests {
                 payload_bytes: 200,
                 duration_secs: 3,
             },
-            rig: Layout {
-                relay_cores: "0".to_owned(),
-                load_cores: "1".to_owned(),
-                relay_napi_threads: 2,
-                load_napi_threads: 2,
-                links: "veth",
-            },
+            rig: Layout { relay_cores: "0".to_owned(), load_cores: "1".to_owned(), links: "veth" },
             ending: Ending::Completed,
             subjects: vec![
                 subject("turnpike-xdp", State::Measured),

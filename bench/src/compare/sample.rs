@@ -26,9 +26,9 @@ const LOAD_SHARE: f64 = 0.25;
 pub(crate) struct Cpu {
     /// How long packets crossed, seconds.
     pub(crate) window_secs: f64,
-    /// Busy cores of the relay's host: its process, its kernel programs, its network stack.
+    /// Busy cores among the relay's: its process, and what the kernel does there for it.
     pub(crate) relay_busy_cores: f64,
-    /// Busy cores of the clients' and peers' host.
+    /// Busy cores among those of clients and peers, where a veth also runs a relay's XDP program.
     pub(crate) load_busy_cores: f64,
     /// Cores that the server's process used, by its own accounting (user and system time).
     pub(crate) process_cores: Option<f64>,

@@ -193,7 +193,6 @@ impl<'a> Session<'a> {
             .with_context(|| format!("cannot start {}", recipe.words.join(" ")))?;
         self.await_ready(subject, &mut server)?;
         // Attaching XDP programs may have renewed what serves the interfaces.
-        lab.confine_kernel_work()?;
         Ok(server)
     }
 

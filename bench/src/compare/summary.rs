@@ -137,16 +137,21 @@ impl<'a> Summary<'a> {
         })
     }
 
-    /// Busy time of the relay's cores for each relayed packet, nanoseconds.
-    pub(crate) fn cores_ns(&self, subject: &str, point: Point) -> Cell {
+    /// Busy time of all cores for each relayed packet of a round trip, nanoseconds: clients and
+    /// peers are the same for every subject. Not for one-way packets: their generator waits by
+    /// spinning.
+    pub(crate) fn machine_ns(&self, subject: &str, point: Point) -> Cell {
         self.cell(subject, point, |run| {
-            let relayed = relayed_per_second(carried(run)?);
+            let figures = carried(run)?;
+            let Figures::Latency { .. } = figures else { return Ok(None) };
+            let relayed = relayed_per_second(figures);
             let cpu = run.watched.and_then(|watched| watched.cpu);
-            Ok(cpu.zip(relayed).map(|(cpu, relayed)| cpu.relay_busy_cores * 1e9 / relayed))
+            let busy = cpu.map(|cpu| cpu.relay_busy_cores + cpu.load_busy_cores);
+            Ok(busy.zip(relayed).map(|(busy, relayed)| busy * 1e9 / relayed))
         })
     }
 
-    /// What the server's process used of it by its own account, nanoseconds.
+    /// What the server's process used for each relayed packet by its own account, nanoseconds.
     pub(crate) fn process_ns(&self, subject: &str, point: Point) -> Cell {
         self.cell(subject, point, |run| {
             let relayed = relayed_per_second(carried(run)?);
@@ -355,14 +360,16 @@ mod tests {
         let mut wide = small.clone();
         wide.point.flows = 10_000;
         let echo = run("a", 1, echo(1000.0, 0.0, 0.2), 0.5, 0.5);
-        let runs = [small.clone(), large, wide, echo];
+        let runs = [small.clone(), large, wide, echo.clone()];
         let summary = Summary::of(&runs);
         assert_eq!(summary.points(|load| matches!(load, Load::Throughput { .. })).len(), 3);
         let Cell::AtLeast(most) = summary.throughput("a", WAY, SHAPE) else { panic!("carried") };
         assert!((most.median - 1000.0).abs() < 1e-6, "not that of larger payloads");
-        let Cell::Figure(spread) = summary.cores_ns("a", small.point) else { panic!("one run") };
+        let Cell::Figure(spread) = summary.machine_ns("a", echo.point) else { panic!("one run") };
         assert_eq!(spread.rounds, 1);
-        assert!((spread.median - 500_000.0).abs() < 1e-6, "half a core, 1000 packets a second");
+        assert!((spread.median - 500_000.0).abs() < 1e-6, "a core in all, 2000 relayed a second");
+        let spinning = Cell::Withheld(Unsound::NotMeasured);
+        assert_eq!(summary.machine_ns("a", small.point), spinning, "its generator spins");
     }
 
     #[test]
@@ -379,8 +386,8 @@ mod tests {
 
     #[test]
     fn processor_time_of_a_lossy_run_is_not_that_of_the_load() {
-        let runs = [run("a", 1, flood(1000.0, 30.0, false), 1.0, 0.5)];
-        let cell = Summary::of(&runs).cores_ns("a", runs[0].point);
+        let runs = [run("a", 1, echo(1000.0, 30.0, 0.2), 1.0, 0.5)];
+        let cell = Summary::of(&runs).machine_ns("a", runs[0].point);
         assert_eq!(cell, Cell::Withheld(Unsound::Lossy(30.0)));
     }
 

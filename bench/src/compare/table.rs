@@ -149,23 +149,24 @@ fn processor(
     of_what: &str,
     points: &[Point],
 ) -> Vec<Table> {
-    let cores = matrix(
+    let machine = matrix(
         format!("Processor time for each relayed packet, {of_what}"),
-        "Nanoseconds of the relay's cores, all work of that host: process, kernel program, \
-         network stack, interrupts; from /proc/stat. Only where the load was carried.",
+        "Nanoseconds of all cores, from /proc/stat, divided by two packets for each round trip. \
+         Clients and peers are in it and the same for every subject: the differences are the \
+         relays'. Only where the load was carried.",
         points,
         subjects,
-        |subject, point| summary.cores_ns(subject, point),
+        |subject, point| summary.machine_ns(subject, point),
     );
     let process = matrix(
-        format!("Of it the server's process, {of_what}"),
+        format!("The server's process for each relayed packet, {of_what}"),
         "Nanoseconds by the process's own account (utime + stime). What the kernel does for it \
-         outside of its system calls is not in it: not to be compared with the table above.",
+         outside of its system calls is not in it, and that is all of what XDP does.",
         points,
         subjects,
         |subject, point| summary.process_ns(subject, point),
     );
-    cores.into_iter().chain(process).collect()
+    machine.into_iter().chain(process).collect()
 }
 
 fn latency(summary: &Summary<'_>, subjects: &[String], shape: Shape) -> Vec<Table> {
@@ -189,7 +190,7 @@ fn latency(summary: &Summary<'_>, subjects: &[String], shape: Shape) -> Vec<Tabl
     tables
 }
 
-/// A row for each point, a column for each subject; `None` without points.
+/// A row for each point, a column for each subject; `None` without points or figures.
 fn matrix(
     title: String,
     caption: &str,
@@ -209,9 +210,10 @@ fn matrix(
             [rate(*point)].into_iter().chain(cells).collect()
         })
         .collect();
-    let header = ["rate, packets/s".to_owned()].into_iter().chain(columns.into_iter().cloned());
+    let header = ["rate, packets/s".to_owned()].into_iter().chain(columns.iter().copied().cloned());
     let (header, caption) = (header.collect(), caption.to_owned());
-    (!rows.is_empty()).then_some(Table { title, caption, header, rows })
+    let compares = !rows.is_empty() && !columns.is_empty();
+    compares.then_some(Table { title, caption, header, rows })
 }
 
 fn rate(point: Point) -> String {
