@@ -139,17 +139,18 @@ fn by_rate(summary: &Summary<'_>, subjects: &[String], way: Direction, shape: Sh
         |subject, point| summary.loss(subject, point),
     );
     let mut tables: Vec<_> = loss.into_iter().collect();
-    tables.extend(processor(summary, subjects, &of_what, &points));
+    tables.extend(process(summary, subjects, &of_what, &points));
     tables
 }
 
-fn processor(
+/// For round trips.
+fn machine(
     summary: &Summary<'_>,
     subjects: &[String],
     of_what: &str,
     points: &[Point],
-) -> Vec<Table> {
-    let machine = matrix(
+) -> Option<Table> {
+    matrix(
         format!("Processor time for each relayed packet, {of_what}"),
         "Nanoseconds of all cores, from /proc/stat, divided by two packets for each round trip. \
          Clients and peers are in it and the same for every subject: the differences are the \
@@ -157,16 +158,23 @@ fn processor(
         points,
         subjects,
         |subject, point| summary.machine_ns(subject, point),
-    );
-    let process = matrix(
+    )
+}
+
+fn process(
+    summary: &Summary<'_>,
+    subjects: &[String],
+    of_what: &str,
+    points: &[Point],
+) -> Option<Table> {
+    matrix(
         format!("The server's process for each relayed packet, {of_what}"),
         "Nanoseconds by the process's own account (utime + stime). What the kernel does for it \
          outside of its system calls is not in it, and that is all of what XDP does.",
         points,
         subjects,
         |subject, point| summary.process_ns(subject, point),
-    );
-    machine.into_iter().chain(process).collect()
+    )
 }
 
 fn latency(summary: &Summary<'_>, subjects: &[String], shape: Shape) -> Vec<Table> {
@@ -186,7 +194,8 @@ fn latency(summary: &Summary<'_>, subjects: &[String], shape: Shape) -> Vec<Tabl
         )
     });
     let mut tables: Vec<_> = percentiles.into_iter().flatten().collect();
-    tables.extend(processor(summary, subjects, &of_what, &points));
+    tables.extend(machine(summary, subjects, &of_what, &points));
+    tables.extend(process(summary, subjects, &of_what, &points));
     tables
 }
 
