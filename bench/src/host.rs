@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
 /// The machine that measured.
@@ -46,6 +46,16 @@ pub(crate) fn stop_on_signals(again_exit: u8) -> anyhow::Result<Arc<AtomicBool>>
         flag::register_conditional_shutdown(signal, again_exit.into(), Arc::clone(&stop))
             .and_then(|_| flag::register(signal, Arc::clone(&stop)))
             .context("cannot watch for Ctrl-C")?;
+    }
+    Ok(stop)
+}
+
+/// Every signal asks for an orderly end, however often it comes: for who would leave namespaces and
+/// servers behind.
+pub(crate) fn stop_patiently() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        flag::register(signal, Arc::clone(&stop)).context("cannot watch for Ctrl-C")?;
     }
     Ok(stop)
 }

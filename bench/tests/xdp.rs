@@ -27,7 +27,7 @@ const YARDSTICK: &str = include_str!("../yardstick/relay.bpf.c");
 const IMPOSTOR: &str = include_str!("xdp/impostor.bpf.c");
 
 /// Little work: what is measured does not matter here.
-const QUICK: &str = "--rounds 2 --repeat 2000 --payload 64 --quiet";
+const QUICK: &str = "--rounds 5 --repeat 2000 --payload 64 --quiet";
 const ROOT_NEEDED: &str = "loading kernel programs needs root";
 const NOT_BUILT_IN: &str = "was built without";
 

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: builds everything, gets the servers that the comparison runs beside ours,
 //! and starts `relay-bench compare`. Measures nothing itself.
 
-use std::{os::unix::process::CommandExt as _, path::PathBuf, process::ExitCode};
+use std::{env, os::unix::process::CommandExt as _, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 
@@ -13,8 +13,8 @@ use crate::{
     toolchain::{self, Install},
 };
 
-/// The other subjects, the tools that the namespaces are made with, and the yardstick's compiler.
-const DEBIAN_PACKAGES: &[&str] = &["clang-22", "coturn", "ethtool", "iproute2"];
+/// The other subjects, and the tools that the namespaces are made with.
+const DEBIAN_PACKAGES: &[&str] = &["coturn", "ethtool", "iproute2"];
 
 /// turn-rs, as its authors publish it.
 const TURN_RS: &str = "turn-server";
@@ -36,11 +36,16 @@ pub(crate) fn main(args: Args) -> Result<ExitCode> {
         bail!("the comparison makes network namespaces and attaches XDP programs: run it as root");
     }
     let install = Install::allowed_if(!args.no_install);
-    if install == Install::Allowed && apt::is_available() {
-        apt::install(&apt::missing(DEBIAN_PACKAGES))?;
+    if install == Install::Allowed
+        && apt::is_available()
+        && let Err(error) = apt::install(&apt::missing(DEBIAN_PACKAGES))
+    {
+        println!("the comparison does with what is here: {error:#}");
     }
     let built = build::all(&toolchain::require(install)?, Profile::Release, Warnings::Shown)?;
     let mut compare = host::command(&built.relay_bench);
+    // Where it was asked for, its report goes.
+    compare.current_dir(env::current_dir().context("no current directory")?);
     compare.args(["compare", "--turnpike"]).arg(&built.turnpike);
     match turn_rs(install) {
         Ok(path) => {

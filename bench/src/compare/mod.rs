@@ -140,7 +140,7 @@ impl Compare {
         }
         fs::create_dir_all(&self.out)
             .with_context(|| format!("cannot make {} (--out)", self.out.display()))?;
-        let stop = host::stop_on_signals(EXIT_INTERRUPTED)?;
+        let stop = host::stop_patiently()?;
         // Before the cores are confined: the machine has more than the load's.
         let machine = Host::here();
         let comparison = self.measure(&plan, machine, stop)?;
@@ -211,7 +211,12 @@ impl Compare {
             Outcome::Failed { .. } => false,
         });
         let is_partial = comparison.subjects.iter().any(|subject| match subject.state {
-            State::Measured => false,
+            State::Measured => {
+                // A named one of which every load failed.
+                let mut runs = comparison.runs.iter().filter(|run| run.subject == subject.name);
+                self.subjects.contains(&subject.name)
+                    && runs.all(|run| matches!(run.outcome, Outcome::Failed { .. }))
+            }
             // Of those that nobody named, some need not be there.
             State::Skipped { .. } => self.subjects.contains(&subject.name),
             State::Died { .. } => true,

@@ -1,11 +1,12 @@
 //! Processes that compare starts: confined to a host of the rig, their output in a file, ended by
 //! process number. Does not know what they are.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -22,6 +23,24 @@ pub(crate) const POLL: Duration = Duration::from_millis(20);
 const END_SECS: u64 = 5;
 /// Lines of a log that a message repeats.
 const LOG_LINES: usize = 3;
+
+/// How a process ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fate {
+    /// With this code.
+    Exited(i32),
+    /// By this signal.
+    Killed(i32),
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exit status {code}"),
+            Self::Killed(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
 
 /// A process of a group of its own, ended when dropped.
 #[derive(Debug)]
@@ -50,9 +69,14 @@ impl Running {
         self.child.id()
     }
 
-    /// How it ended, if it has.
-    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().ok().flatten()
+    /// How it ended, if it has. It is not reaped: its number stays its own until [`Self::end`].
+    pub(crate) fn ended(&self) -> Option<Fate> {
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let status = waitid(WaitId::Pid(Pid::from_child(&self.child)), look).ok()??;
+        Some(match status.exit_status() {
+            Some(code) => Fate::Exited(code),
+            None => Fate::Killed(status.terminating_signal().unwrap_or(0)),
+        })
     }
 
     /// The last lines that it wrote, as one.

@@ -204,13 +204,14 @@ impl Figures {
                 offered_per_second: number("/sent_per_second")?,
                 delivered_per_second: number("/received_per_second")?,
                 loss_percent: number("/loss_percent")?,
-                corrupted: count("/corrupted")?,
+                // Whatever reached the peer otherwise than as it was sent, or another peer.
+                corrupted: count("/corrupted_estimate")? + count("/misdelivered")?,
                 generator_limited: at("/generator_limited")?.as_bool()? || rate.is_none(),
             },
             Load::Latency { .. } => Self::Latency {
                 delivered_per_second: number("/delivered")? / number("/load_secs")?.max(1e-3),
                 loss_percent: number("/undelivered_percent")?,
-                corrupted: count("/corrupted")?,
+                corrupted: count("/corrupted")? + count("/misdelivered")?,
                 unsent: count("/unsent")?,
                 latency_ms: at("/latency_ms")?.as_object().and_then(|_| {
                     Some(Percentiles {
@@ -274,7 +275,7 @@ mod tests {
     fn a_flood_that_is_flat_out_is_limited_by_the_generator() {
         let document = json!({
             "sent_per_second": 900.0, "received_per_second": 450.0, "loss_percent": 50.0,
-            "corrupted": 0, "generator_limited": false,
+            "corrupted_estimate": 0, "misdelivered": 0, "generator_limited": false,
         });
         let expected = Figures::Throughput {
             offered_per_second: 900.0,
@@ -288,9 +289,25 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_checksum_and_a_wrong_peer_are_damage() {
+        for (name, other) in
+            [("corrupted_estimate", "misdelivered"), ("misdelivered", "corrupted_estimate")]
+        {
+            let document = json!({
+                "sent_per_second": 900.0, "received_per_second": 900.0, "loss_percent": 0.0,
+                "corrupted": 0, name: 7, other: 0, "generator_limited": false,
+            });
+            let figures = Figures::read(FLAT_OUT, &document);
+            let is_seen = matches!(figures, Some(Figures::Throughput { corrupted: 7, .. }));
+            assert!(is_seen, "{name}: {figures:?}");
+        }
+    }
+
+    #[test]
     fn a_load_without_any_answer_has_no_latency() {
         let document = json!({
             "delivered": 0, "load_secs": 2.0, "undelivered_percent": 100.0, "corrupted": 0,
+            "misdelivered": 0,
             "unsent": 0, "latency_ms": null, "lateness_ms": {"p99": 0.1},
         });
         let figures = Figures::read(Load::Latency { rate: 100 }, &document);

@@ -129,6 +129,10 @@ impl<'a> Session<'a> {
                 }
                 plan.tell(&format!("round {round} of {}: {}", plan.rounds, subject.name));
                 if let Err(error) = self.round_of(index, subject, round) {
+                    if self.is_over() {
+                        // What was interrupted is not the subject's fault.
+                        return Ok(());
+                    }
                     let why = format!("{error:#}");
                     plan.tell(&format!("  {}: {why}", subject.name));
                     self.subjects[index].state = match self.has_run(subject) {
@@ -192,7 +196,6 @@ impl<'a> Session<'a> {
         let mut server = Running::start(&lab.relay, &recipe.words, &log)
             .with_context(|| format!("cannot start {}", recipe.words.join(" ")))?;
         self.await_ready(subject, &mut server)?;
-        // Attaching XDP programs may have renewed what serves the interfaces.
         Ok(server)
     }
 

@@ -182,6 +182,11 @@ impl<'a> Summary<'a> {
 
     /// Packets a second at the highest rate that was carried.
     pub(crate) fn throughput(&self, subject: &str, way: Direction, shape: Shape) -> Cell {
+        // A damaged packet at one rate says what the clean ones at another are worth.
+        let mut floods = self.floods(subject, way, shape);
+        if floods.any(|run| carried(run).is_err_and(|why| why == Unsound::Corrupted)) {
+            return Cell::Withheld(Unsound::Corrupted);
+        }
         let mut failures = Vec::new();
         let limits: Vec<_> = self
             .rounds()
@@ -293,16 +298,24 @@ fn limit(runs: &[&Run]) -> Result<Limit, Unsound> {
         } => Some((*loss_percent, *delivered_per_second)),
         Outcome::Measured { .. } | Outcome::Failed { .. } => None,
     };
+    let offered = |run: &Run| match &run.outcome {
+        Outcome::Measured { figures: Figures::Throughput { offered_per_second, .. } } => {
+            Some(*offered_per_second)
+        }
+        Outcome::Measured { .. } | Outcome::Failed { .. } => None,
+    };
     let clean = |(loss, _): &(f64, f64)| *loss <= LOSS_PERCENT_MAX;
     let carried_rates = runs.iter().filter_map(|run| arrived(run)).filter(clean);
     let Some(per_second) = carried_rates.map(|(_, rate)| rate).reduce(f64::max) else {
         let reasons: Vec<_> = runs.iter().filter_map(|run| carried(run).err()).collect();
         return Err(weightiest(&reasons));
     };
-    // The relay's own limit shows in a run that lost packets before or in the relay.
+    // The relay's own limit shows in a run that lost packets before or in the relay, at a higher
+    // rate: a loss below a rate that was carried was not the rate's.
     let is_the_relays = |run: &Run| {
         let lost = arrived(run).map(|(loss, _)| loss - behind_percent(run));
-        lost.is_some_and(|lost| lost > LOSS_PERCENT_MAX)
+        let is_higher = offered(run).is_some_and(|offered| offered > per_second);
+        is_higher && lost.is_some_and(|lost| lost > LOSS_PERCENT_MAX)
     };
     Ok(Limit { per_second, is_the_rigs: !runs.iter().any(|run| is_the_relays(run)) })
 }
@@ -407,6 +420,10 @@ mod tests {
         runs.push(dropped_behind);
         assert_eq!(Summary::of(&runs).throughput("a", WAY, SHAPE), Cell::AtLeast(spread));
 
+        runs.push(run("a", 1, flood(500.0, 10.0, false), 1.0, 1.0));
+        let accident = Summary::of(&runs).throughput("a", WAY, SHAPE);
+        assert_eq!(accident, Cell::AtLeast(spread), "a higher rate was carried");
+
         runs.push(run("a", 1, flood(4000.0, 10.0, false), 1.0, 1.0));
         assert_eq!(Summary::of(&runs).throughput("a", WAY, SHAPE), Cell::Figure(spread));
     }
@@ -431,7 +448,8 @@ mod tests {
 
     #[test]
     fn one_damaged_packet_and_the_rate_does_not_count() {
-        let mut runs = [run("a", 1, flood(1000.0, 0.0, false), 0.5, 0.5)];
+        let clean = run("a", 1, flood(4000.0, 0.0, false), 0.5, 0.5);
+        let mut runs = [run("a", 1, flood(1000.0, 0.0, false), 0.5, 0.5), clean];
         let Outcome::Measured { figures: Figures::Throughput { corrupted, .. } } =
             &mut runs[0].outcome
         else {

@@ -12,7 +12,7 @@ mod stage;
 mod yardstick;
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -98,15 +98,17 @@ impl Xdp {
             eprintln!("relay-bench: interrupted before the end of the first round: no figures");
             return Ok(ExitCode::from(EXIT_INTERRUPTED));
         };
-        print!("{}", report.text());
+        let mut out = report.text();
         if let Some(path) = &self.json {
             let json = report.json()? + "\n";
             if path.as_os_str() != LAST_LINE {
                 fs::write(path, &json)
                     .with_context(|| format!("cannot write {}", path.display()))?;
             }
-            print!("{json}");
+            out.push_str(&json);
         }
+        // A reader that has gone has seen what it wanted.
+        let _ = io::stdout().write_all(out.as_bytes());
         Ok(if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { ExitCode::SUCCESS })
     }
 
