@@ -308,14 +308,16 @@ fn chart(
         let ends = [(x.0, height), (x.1, height)];
         chart.draw_series(DashedLineSeries::new(ends, 3, 4, grey.into()))?;
     }
-    for Curve { colour, stroke, points, .. } in curves {
+    // The first have the largest dots: they show behind others that lie on them.
+    let radii: Vec<i32> = (3..).take(curves.len()).collect();
+    for (Curve { colour, stroke, points, .. }, radius) in curves.iter().zip(radii.iter().rev()) {
         let style = colour.stroke_width(2);
         let points = || points.iter().copied();
         match stroke {
             Stroke::Solid => chart.draw_series(LineSeries::new(points(), style))?,
             Stroke::Dashed => chart.draw_series(DashedLineSeries::new(points(), 7, 5, style))?,
         };
-        chart.draw_series(points().map(|point| Circle::new(point, 3, colour.filled())))?;
+        chart.draw_series(points().map(|point| Circle::new(point, *radius, colour.filled())))?;
     }
     Ok(())
 }

@@ -108,7 +108,8 @@ impl<'a> Summary<'a> {
     }
 
     /// What was really offered at a one-way load, packets a second, and what of it was lost,
-    /// percent: medians over the rounds. `None` when packets came out damaged.
+    /// percent: medians over the rounds. `None` when packets came out damaged, and for a rate in
+    /// between that only half of the rounds or fewer came to.
     pub(crate) fn offered_and_lost(&self, subject: &str, point: Point) -> Option<(f64, f64)> {
         let mut rounds = Vec::new();
         for run in self.at(subject, point) {
@@ -119,6 +120,9 @@ impl<'a> Summary<'a> {
                 return None;
             };
             rounds.push((*offered_per_second, *loss_percent));
+        }
+        if rounds.len() * 2 <= self.rounds().len() {
+            return None;
         }
         let offered = Spread::of(rounds.iter().map(|(offered, _)| *offered))?;
         let lost = Spread::of(rounds.iter().map(|(_, lost)| *lost))?;
@@ -444,6 +448,18 @@ mod tests {
         // What was really offered has a place on an axis of what was offered.
         let offered = Summary::of(&lossy).offered_and_lost("a", lossy[0].point);
         assert_eq!(offered, Some((1000.0, 8.0)));
+    }
+
+    #[test]
+    fn a_rate_in_between_that_half_of_the_rounds_came_to_is_not_drawn() {
+        let runs = [
+            run("a", 1, flood(1000.0, 0.0, false), 0.5, 0.5),
+            run("a", 2, flood(1000.0, 0.0, false), 0.5, 0.5),
+            run("a", 1, flood(1400.0, 5.0, false), 0.5, 0.5),
+        ];
+        let summary = Summary::of(&runs);
+        assert_eq!(summary.offered_and_lost("a", runs[0].point), Some((1000.0, 0.0)));
+        assert_eq!(summary.offered_and_lost("a", runs[2].point), None);
     }
 
     #[test]
