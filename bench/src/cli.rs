@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 
 use anyhow::Context as _;
 use clap::Args;
-use clap::builder::TypedValueParser;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use relay_common::addr::Family;
 
 use crate::clock::{self, MILLISECOND_NS};
@@ -20,7 +20,7 @@ use crate::turn::transport::{LinkSetup, Transport};
 pub(crate) const EXIT_LIMIT: u8 = 1;
 /// Exit code: arguments that make no sense together.
 pub(crate) const EXIT_USAGE: u8 = 2;
-/// Exit code: the run did not begin, or this host failed.
+/// Exit code: the run did not begin.
 pub(crate) const EXIT_SETUP: u8 = 3;
 /// Exit code: the run began and ended early; the figures are partial.
 pub(crate) const EXIT_PARTIAL: u8 = 4;
@@ -52,8 +52,8 @@ pub(crate) struct ServerArgs {
     #[arg(long, env = "RELAY_BENCH_SECRET", hide_env_values = true)]
     secret: Option<String>,
     /// Use only server addresses of this family.
-    #[arg(long, value_parser = clap::value_parser!(u8).range(4..=6))]
-    family: Option<u8>,
+    #[arg(long, value_parser = PossibleValuesParser::new(["4", "6"]).map(family))]
+    family: Option<Family>,
     #[command(flatten)]
     trust: TrustArgs,
     /// First retransmission timeout of requests (RFC 8489 §6.2.1), milliseconds. A connection
@@ -71,7 +71,7 @@ impl ServerArgs {
     pub(crate) fn resolve(&self) -> anyhow::Result<SocketAddr> {
         let Self { target, .. } = self;
         target
-            .resolve(self.wanted_family()?)
+            .resolve(self.family)
             .with_context(|| format!("no address of {target} to measure (--family?)"))
     }
 
@@ -101,16 +101,8 @@ impl ServerArgs {
     }
 
     /// The family that is asked for.
-    ///
-    /// # Errors
-    /// It is neither 4 nor 6.
-    pub(crate) fn wanted_family(&self) -> anyhow::Result<Option<Family>> {
-        Ok(match self.family {
-            None => None,
-            Some(4) => Some(Family::V4),
-            Some(6) => Some(Family::V6),
-            Some(other) => anyhow::bail!("--family is 4 or 6, not {other}"),
-        })
+    pub(crate) fn wanted_family(&self) -> Option<Family> {
+        self.family
     }
 
     /// The credentials of a run that lasts `run_secs`.
@@ -131,6 +123,11 @@ impl ServerArgs {
     pub(crate) fn rto_ns(&self) -> u64 {
         self.rto * MILLISECOND_NS
     }
+}
+
+/// One of the two values of `--family`.
+fn family(value: String) -> Family {
+    if value == "6" { Family::V6 } else { Family::V4 }
 }
 
 /// A number from 1 up to a limit.

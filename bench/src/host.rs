@@ -1,5 +1,6 @@
 //! The machine the tool runs on: what it is called, its limits, its signals, its way to the server.
 
+use std::env;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -87,8 +88,13 @@ pub(crate) fn address_towards(server: SocketAddr) -> anyhow::Result<IpAddr> {
     Ok(local.with_context(|| format!("no route to {server}"))?.ip())
 }
 
-/// The command line as a report may show it.
-pub(crate) fn command_line(arguments: impl Iterator<Item = String>) -> String {
+/// The command line as a report may show it: without secrets, and with replacement characters
+/// where it is not UTF-8.
+pub(crate) fn command_line() -> String {
+    without_secrets(env::args_os().map(|argument| argument.to_string_lossy().into_owned()))
+}
+
+fn without_secrets(arguments: impl Iterator<Item = String>) -> String {
     let mut hide_next = false;
     let shown = arguments.map(|argument| {
         if std::mem::take(&mut hide_next) {
@@ -118,7 +124,7 @@ mod tests {
 
     #[test]
     fn secrets_are_not_shown() {
-        let shown = |text: &str| command_line(text.split(' ').map(str::to_owned));
+        let shown = |text: &str| without_secrets(text.split(' ').map(str::to_owned));
         assert_eq!(shown("a --password p --user u"), "a --password *** --user u");
         assert_eq!(shown("a --secret=p --rate=5"), "a --secret=*** --rate=5");
     }

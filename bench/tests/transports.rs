@@ -11,8 +11,10 @@ mod server;
 mod tool;
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use rustix::net::{AddressFamily, SocketType};
 use server::front::{DtlsVersion, Front};
 use server::identity::{Authority, Identity, Validity};
 use server::{Faults, Manners, Server};
@@ -300,16 +302,29 @@ fn a_port_that_accepts_and_says_nothing_is_given_up_in_time() {
 
 #[test]
 fn a_port_where_nothing_listens_is_said_to_be_one_at_once() {
-    let tcp = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound, so that nobody else gets the ports: TCP that does not listen, and UDP that is
+    // connected to itself and takes nothing from others.
+    let tcp = bound_only();
+    let addr = rustix::net::getsockname(&tcp).unwrap();
+    let tcp_addr = SocketAddr::try_from(addr).unwrap();
     for kind in [Kind::Tcp, Kind::Tls] {
-        let run = load(&kind.target(tcp), "--insecure --rto 500");
+        let run = load(&kind.target(tcp_addr), "--insecure --rto 500");
         assert_eq!(run.code(), Some(3), "{kind:?}");
         assert!(run.stderr().contains("nothing listens there"), "{kind:?}: {}", run.stderr());
     }
-    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let run = load(&Kind::Dtls12.target(udp), "--insecure --rto 500");
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = udp.local_addr().unwrap();
+    udp.connect(addr).unwrap();
+    let run = load(&Kind::Dtls12.target(addr), "--insecure --rto 500");
     assert_eq!(run.code(), Some(3));
     assert!(run.stderr().contains("nothing listens there"), "{}", run.stderr());
+}
+
+/// A TCP socket on a port of its own that does not listen.
+fn bound_only() -> OwnedFd {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    socket
 }
 
 #[test]

@@ -146,7 +146,7 @@ impl Alloc {
             Pacing::Open { rate } => (None, Some(rate)),
         };
         Asked {
-            command: host::command_line(std::env::args()),
+            command: host::command_line(),
             target: self.server.target.to_string(),
             server: plan.server.to_string(),
             peer: plan.client.peer.to_string(),

@@ -94,7 +94,7 @@ impl Check {
             rto_ns: self.server.rto_ns(),
             stop: host::stop_on_signals(EXIT_INTERRUPTED)?,
         };
-        println!("{}: {}", TOOL, host::command_line(std::env::args()));
+        println!("{}: {}", TOOL, host::command_line());
         let (mut findings, mut measured) = (Findings::default(), Measured::default());
         let result = self.examine(&watch, &mut findings, &mut measured);
         let interrupted =
@@ -125,10 +125,7 @@ impl Check {
         findings: &'a Findings,
         measured: &'a Measured,
     ) -> Document<'a> {
-        let asked = Asked {
-            command: host::command_line(std::env::args()),
-            target: self.server.target.to_string(),
-        };
+        let asked = Asked { command: host::command_line(), target: self.server.target.to_string() };
         Document {
             tool: TOOL,
             host: Host::here(),
@@ -167,7 +164,7 @@ impl Check {
 
     fn resolve(&self, findings: &mut Findings) -> anyhow::Result<Option<Vec<SocketAddr>>> {
         let target = &self.server.target;
-        let mut addresses = match target.resolve_all(self.server.wanted_family()?) {
+        let mut addresses = match target.resolve_all(self.server.wanted_family()) {
             Ok(addresses) => addresses,
             Err(error) => {
                 findings.wrong(

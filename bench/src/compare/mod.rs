@@ -191,7 +191,7 @@ impl Compare {
             commit: env!("TURNPIKE_COMMIT"),
             unix_secs: clock::unix_secs(),
             host: machine,
-            asked: plan.asked(host::command_line(env::args())),
+            asked: plan.asked(host::command_line()),
             rig,
             ending,
             subjects: session.subjects,

@@ -132,7 +132,7 @@ impl Shape {
     /// As a report repeats it.
     pub(crate) fn asked(&self) -> Asked {
         Asked {
-            command: host::command_line(std::env::args()),
+            command: host::command_line(),
             server: String::new(),
             peer: None,
             direction: "reflect",

@@ -97,7 +97,7 @@ pub(crate) struct Tally {
     pub(crate) misdelivered: u64,
     /// Datagrams that are not this run's: other runs' packets and what is no TURN message.
     pub(crate) foreign: u64,
-    /// ICMP errors: the host of the server said that nothing listens.
+    /// ICMP errors: see [`LinkError::Unreachable`](crate::turn::transport::LinkError::Unreachable).
     pub(crate) unreachable: u64,
     /// From due time to arrival, nanoseconds, of packets that were delivered.
     pub(crate) latency_ns: Histogram<u64>,
@@ -173,14 +173,21 @@ impl Tally {
         histograms.into_iter().for_each(Histogram::reset);
     }
 
-    /// Counts an intact packet of a flow. The latency runs from when the packet was due, and not
-    /// from when it left, so that a stall which delays the sender too is not left out.
-    pub(crate) fn arrived(&mut self, flow: &mut Arrivals, sequence: u64, latency_ns: u64) {
+    /// Counts an intact packet of a flow, and says whether that delivers it: a copy does not. The
+    /// latency runs from when the packet was due, and not from when it left, so that a stall which
+    /// delays the sender too is not left out.
+    pub(crate) fn arrived(&mut self, flow: &mut Arrivals, sequence: u64, latency_ns: u64) -> bool {
         match flow.window.arrive(sequence) {
             Arrival::InOrder => {}
             Arrival::Reordered => self.reordered += 1,
-            Arrival::Duplicate => return self.duplicates += 1,
-            Arrival::TooLate => return self.too_late += 1,
+            Arrival::Duplicate => {
+                self.duplicates += 1;
+                return false;
+            }
+            Arrival::TooLate => {
+                self.too_late += 1;
+                return false;
+            }
         }
         self.delivered += 1;
         flow.delivered += 1;
@@ -188,6 +195,7 @@ impl Tally {
         if let Some(difference) = flow.jitter.arrive(latency_ns) {
             self.difference_ns.saturating_record(difference);
         }
+        true
     }
 
     /// Counts a flow's mean jitter, if it has one.
@@ -222,7 +230,9 @@ impl Tally {
         self.sent + self.unsent
     }
 
-    /// Packets that left and of which nothing came back.
+    /// Packets that left and of which nothing came back. A damaged datagram does not say which
+    /// packet it was: each one stands for a packet, so a damaged copy of a packet that was
+    /// delivered hides a loss here. [`Tally::undelivered_percent`] it does not change.
     pub(crate) fn lost(&self) -> u64 {
         self.sent.saturating_sub(self.delivered + self.corrupted)
     }
@@ -288,8 +298,8 @@ mod tests {
         tally.sent = 3;
         tally.unsent = 1;
         let mut flow = Arrivals::new(0);
-        tally.arrived(&mut flow, 0, 5_000);
-        tally.arrived(&mut flow, 0, 899_000);
+        assert!(tally.arrived(&mut flow, 0, 5_000));
+        assert!(!tally.arrived(&mut flow, 0, 899_000));
         tally.corrupted = 1;
         assert_eq!(tally.latency_ns.max(), tally.latency_ns.highest_equivalent(5_000));
         assert_eq!((tally.delivered, tally.duplicates, tally.lost()), (1, 1, 1));

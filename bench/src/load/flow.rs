@@ -114,9 +114,13 @@ impl Flow {
         }
     }
 
-    /// When the next timer runs out.
+    /// When the next timer runs out. A link that is not looked at has none: what is left of it
+    /// after a failure would be due for ever.
     pub(crate) fn deadline(&self) -> u64 {
         let never = u64::MAX;
+        if self.watched.is_none() {
+            return never;
+        }
         self.link.deadline().unwrap_or(never).min(self.client.deadline().unwrap_or(never))
     }
 

@@ -104,7 +104,9 @@ mod tests {
         let mut tally = Tally::new();
         tally.sent = sent;
         let mut flow = Arrivals::new(0);
-        (0..delivered).for_each(|sequence| tally.arrived(&mut flow, sequence, latency_ns));
+        for sequence in 0..delivered {
+            assert!(tally.arrived(&mut flow, sequence, latency_ns));
+        }
         tally.flow_jitter(Some(jitter_ns));
         tally
     }

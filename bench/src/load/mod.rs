@@ -21,12 +21,12 @@ mod sink;
 mod watch;
 mod worker;
 
-use std::fs;
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, UdpSocket};
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -179,6 +179,7 @@ impl Load {
         let (peer, peer_addr) = self.open_peer(server)?;
         host::raise_file_limit();
         let plan = self.plan(&course, server, peer_addr)?;
+        let mut json = self.create_json()?;
         let progress = if self.quiet { Progress::silent() } else { Progress::shown(plan.flows) };
         let mut watch = Watch::new(&plan, progress);
         let outcome = run::run(&plan, peer.as_ref(), stop, &mut watch);
@@ -187,6 +188,7 @@ impl Load {
             Ending::Completed if violations.is_empty() => None,
             Ending::Completed => Some(EXIT_LIMIT),
             Ending::Interrupted => Some(EXIT_INTERRUPTED),
+            Ending::Host(_) if outcome.tally.offered() > 0 => Some(EXIT_PARTIAL),
             Ending::NotSetUp { .. } | Ending::NoSockets(_) | Ending::Host(_) => Some(EXIT_SETUP),
             Ending::AllocationLost { .. } | Ending::ServerGone | Ending::NothingRelayed => {
                 Some(EXIT_PARTIAL)
@@ -195,13 +197,21 @@ impl Load {
         let report = Report::new(self.asked(&plan, &course), &outcome, plan.limits, violations);
         // A reader who has gone leaves the JSON document and the exit code.
         let _ = io::stdout().write_all(report.text().as_bytes());
-        if let Some(path) = &self.json {
-            fs::write(path, report.json()? + "\n")
+        if let Some((path, file)) = &mut json {
+            file.write_all((report.json()? + "\n").as_bytes())
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
         let Some(code) = code else { return Ok(ExitCode::SUCCESS) };
         eprintln!("relay-bench: {}", outcome.ending);
         Ok(ExitCode::from(code))
+    }
+
+    /// The file of `--json`, before the run: a long one is not to end with a wrong path.
+    fn create_json(&self) -> anyhow::Result<Option<(&Path, File)>> {
+        let Some(path) = self.json.as_deref() else { return Ok(None) };
+        let file = File::create(path)
+            .with_context(|| format!("cannot write {} (--json)", path.display()))?;
+        Ok(Some((path, file)))
     }
 
     /// What was broken. A ramp is there to find a limit: only one that has no step within the
@@ -324,7 +334,7 @@ impl Load {
     fn asked(&self, plan: &Plan, course: &Course) -> Asked {
         let steps = course.rates.as_ref().map_or(1, Vec::len);
         Asked {
-            command: host::command_line(std::env::args()),
+            command: host::command_line(),
             target: self.server.target.to_string(),
             server: plan.server.to_string(),
             transport: plan.client.transport,

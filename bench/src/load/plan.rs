@@ -10,6 +10,7 @@ use crate::clock::SECOND_NS;
 use crate::load::account::Tally;
 use crate::load::limits::Limits;
 use crate::load::line::{Kind, Section};
+use crate::load::payload::Stamp;
 use crate::load::pulse::Pulse;
 use crate::load::schedule::Schedule;
 use crate::load::section::{Collector, Cut};
@@ -74,6 +75,18 @@ impl Plan {
         self.schedule.rate_max() * WINDOW_SECS
     }
 
+    /// From when the last packet of a section is sent to when its figures are taken, nanoseconds.
+    pub(crate) fn section_grace_ns(&self) -> u64 {
+        self.cut.close_after_ns.saturating_sub(self.section_secs * SECOND_NS)
+    }
+
+    /// Whether a packet of this run can say so of itself. What a broken server makes of the
+    /// numbers, with a right checksum, does not pass for a packet, and no figure depends on it.
+    pub(crate) fn has(&self, stamp: &Stamp) -> bool {
+        let slot = |stamp: &Stamp| self.schedule.slot(stamp.flow, stamp.sequence);
+        stamp.flow < self.flows && slot(stamp).is_some_and(|slot| slot.due_ns == stamp.due_ns)
+    }
+
     /// Threads that count: the workers, and the sink.
     pub(crate) fn contributors(&self) -> u32 {
         self.threads + u32::from(self.peer_mode == PeerMode::Sink)
@@ -114,7 +127,7 @@ pub(crate) struct Shared {
     pub(crate) ready: AtomicU64,
     /// Packets sent so far.
     pub(crate) sent: AtomicU64,
-    /// Packets that arrived intact so far, copies too.
+    /// Packets that arrived intact so far, each counted once.
     pub(crate) delivered: AtomicU64,
     /// How long they took.
     pub(crate) pulse: Pulse,
@@ -143,7 +156,7 @@ impl Shared {
         [&self.stop, &self.abort, &self.enough].iter().any(|flag| flag.load(Ordering::Relaxed))
     }
 
-    /// Counts an arrival for the progress.
+    /// Counts the first arrival of a packet.
     pub(crate) fn arrived(&self, latency_ns: u64) {
         self.delivered.fetch_add(1, Ordering::Relaxed);
         self.pulse.record(latency_ns);

@@ -6,7 +6,7 @@ use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 
 use crate::clock::{Clock, MILLISECOND_NS};
@@ -131,6 +131,30 @@ pub(crate) struct Outcome {
 /// What the built-in peer brings home: nothing but for a sink.
 type Kept = (Tally, Vec<FlowCount>);
 
+/// Ends the peer with the load, also when the load ends in a panic: its thread is waited for.
+struct EndsPeer<'a>(&'a AtomicBool);
+
+impl Drop for EndsPeer<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Lets nobody wait for a thread that panics: the panic is to be seen, not a tool that hangs.
+struct EndsWithThread<'a> {
+    shared: &'a Shared,
+    ready: &'a Sender<()>,
+}
+
+impl Drop for EndsWithThread<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.shared.abort.store(true, Ordering::Relaxed);
+            let _ = self.ready.send(());
+        }
+    }
+}
+
 /// Runs the plan. `peer` is the built-in one's socket, if the run has one.
 pub(crate) fn run(
     plan: &Plan,
@@ -150,8 +174,9 @@ pub(crate) fn run(
             PeerMode::Sink => Sink::new(socket, plan, &shared, clock, &counts).run(&peer_stop),
         };
         let thread = peer.map(|socket| scope.spawn(move || keeps(socket)));
+        let ends_peer = EndsPeer(&peer_stop);
         let measured = drive(plan, &shared, clock, watch);
-        peer_stop.store(true, Ordering::Relaxed);
+        drop(ends_peer);
         let nothing = || Ok((Tally::new(), Vec::new()));
         let kept: io::Result<Kept> =
             thread.map_or_else(nothing, |peer| peer.join().expect("the peer does not panic"));
@@ -193,6 +218,7 @@ fn drive(
             running.push(scope.spawn(move || {
                 // Held until the thread ends: the other side sees it closed.
                 let _done = done;
+                let _ends = EndsWithThread { shared, ready: &ready };
                 worker.run(&ready, &started)
             }));
         }
@@ -205,7 +231,8 @@ fn drive(
             shared.start_ns.store(start, Ordering::Relaxed);
             watch.begin();
             for channel in &starts {
-                channel.send(start).expect("the thread waits for it");
+                // A thread that is gone has panicked, and the end of the scope says so.
+                let _ = channel.send(start);
             }
         }
         drop(starts);
@@ -271,7 +298,8 @@ fn sum_up(shared: &Shared, both: Result<(Measured, Kept), Ending>) -> Outcome {
         flow.delivered += kept.map_or(0, |kept| kept.delivered);
     }
     let silent = outcome.tally.sent > 0 && outcome.tally.delivered == 0;
-    let gone = measured.started && outcome.released == 0;
+    // That no deletion is answered says nothing of the load: packets must be missing too.
+    let gone = measured.started && outcome.released == 0 && (trouble.is_some() || silent);
     let disconnected = matches!(trouble, Some(Trouble::Turn { failure: TurnFailure::Link(_), .. }));
     let interrupted = shared.stop.load(Ordering::Relaxed);
     outcome.ending = match trouble {

@@ -26,6 +26,11 @@ impl Cut {
         start.saturating_add(self.close_after_ns).saturating_sub(1)
     }
 
+    /// Whether these times are in different sections.
+    pub(crate) fn parts(&self, time_ns: u64, other_ns: u64) -> bool {
+        self.section(time_ns) != self.section(other_ns)
+    }
+
     /// The section that has this time in it.
     fn section(&self, time_ns: u64) -> u64 {
         (time_ns / self.length_ns).min(self.count - 1)
@@ -61,20 +66,20 @@ impl<'a> Sections<'a> {
         self.of(section)
     }
 
-    /// Counts an intact packet of a flow.
+    /// Counts an intact packet of a flow, and says whether that delivers it: a copy does not.
     pub(crate) fn arrived(
         &mut self,
         flow: &mut Arrivals,
         sequence: u64,
         due_ns: u64,
         latency_ns: u64,
-    ) {
+    ) -> bool {
         let section = self.collector.cut.section(due_ns);
         if section > flow.section {
             self.of(flow.section).flow_jitter(flow.jitter.take_section_ns());
             flow.section = section;
         }
-        self.of(section).arrived(flow, sequence, latency_ns);
+        self.of(section).arrived(flow, sequence, latency_ns)
     }
 
     /// Gives the sections that are over by this time to the collector. `flows` are the arrivals
@@ -121,7 +126,7 @@ impl<'a> Sections<'a> {
         self.total
     }
 
-    /// Packets that left and of which nothing came back to this thread.
+    /// Packets that left and of which nothing came back to this thread; see [`Tally::lost`].
     pub(crate) fn lost(&self) -> u64 {
         let open = |count: fn(&Tally) -> u64| {
             count(&self.total) + self.open.iter().map(count).sum::<u64>()

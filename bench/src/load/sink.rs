@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::load::account::{Arrivals, Tally};
-use crate::load::payload::{self, Leg, Returned, Stamp};
+use crate::load::payload::{self, Leg, Returned};
 use crate::load::peer::{self, PeerCounts};
 use crate::load::plan::{FlowCount, Plan, Shared};
 use crate::load::section::Sections;
@@ -98,19 +98,21 @@ impl<'a> Sink<'a> {
         self.counts.received.fetch_add(1, Ordering::Relaxed);
         let Plan { run, payload_bytes, .. } = *self.plan;
         match payload::read(datagram, Leg::Out, run, payload_bytes) {
-            Returned::Intact(Stamp { flow, sequence, due_ns, .. }) => {
-                let place = usize::try_from(flow).unwrap_or(usize::MAX);
+            Returned::Intact(stamp) if self.plan.has(&stamp) => {
+                let place = usize::try_from(stamp.flow).unwrap_or(usize::MAX);
                 // An allocation has one relayed transport address for all its life.
                 let right = |flow: &mut &mut Flow| *flow.relayed.get_or_insert(from) == from;
                 let Some(flow) = self.flows.get_mut(place).take_if(right) else {
-                    self.sections.at(due_ns).misdelivered += 1;
+                    self.sections.at(stamp.due_ns).misdelivered += 1;
                     return;
                 };
-                let latency = time.saturating_sub(due_ns);
-                self.sections.arrived(&mut flow.arrivals, sequence, due_ns, latency);
-                self.shared.arrived(latency);
+                let latency = time.saturating_sub(stamp.due_ns);
+                let (arrivals, due_ns) = (&mut flow.arrivals, stamp.due_ns);
+                if self.sections.arrived(arrivals, stamp.sequence, due_ns, latency) {
+                    self.shared.arrived(latency);
+                }
             }
-            Returned::Corrupted => self.sections.at(time).corrupted += 1,
+            Returned::Intact(_) | Returned::Corrupted => self.sections.at(time).corrupted += 1,
             Returned::Foreign => self.foreign += 1,
         }
     }

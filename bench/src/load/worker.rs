@@ -26,6 +26,8 @@ const SETUP_CONCURRENCY: usize = 32;
 const BURST_PACKETS: usize = 32;
 /// Sockets looked at after one wait.
 const EVENTS: usize = 256;
+/// How long the answers to Allocate requests are waited for when the set-up ends early.
+const SETTLE_NS: u64 = 2 * SECOND_NS;
 /// How long a wait is at most, so that a stop is noticed.
 const WAIT_NS_MAX: u64 = 50 * MILLISECOND_NS;
 
@@ -43,9 +45,13 @@ pub(crate) struct Worker<'a> {
     control_at: u64,
     load_start: u64,
     unanswered_since: Option<u64>,
-    /// What the sink had when it was last looked at.
+    /// What all threads had when it was last looked at.
     arrived: u64,
     sections: Sections<'a>,
+    /// When the packet that was sent last was due.
+    last_due_ns: u64,
+    /// When the last packet of the section before was due, and how long that stays open for it.
+    kept: (u64, u64),
     share: Share,
 }
 
@@ -80,6 +86,8 @@ impl<'a> Worker<'a> {
             unanswered_since: None,
             arrived: 0,
             sections: Sections::new(&shared.collector),
+            last_due_ns: 0,
+            kept: (0, 0),
             share: Share {
                 tally: Tally::new(),
                 flows: Vec::new(),
@@ -173,10 +181,14 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// A section whose packets are not all sent stays open, however late it is.
+    /// A section whose packets are not all sent stays open, however late it is, and the last ones
+    /// have their time to arrive.
     fn close_sections(&mut self, next_due_ns: u64) {
-        let time = self.clock.now().saturating_sub(self.load_start);
-        let time = time.min(self.plan.cut.keeps_open_ns(next_due_ns));
+        let now = self.clock.now();
+        let (kept_due_ns, until) = self.kept;
+        let due_ns = if now < until { kept_due_ns } else { next_due_ns };
+        let time = now.saturating_sub(self.load_start);
+        let time = time.min(self.plan.cut.keeps_open_ns(due_ns));
         self.sections.close(time, self.flows.iter_mut().map(|flow| &mut flow.arrivals));
     }
 
@@ -198,12 +210,11 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
+    /// Silence is that of the whole run: a thread whose only flow is dead leaves the others be.
     fn watch_for_silence(&mut self) -> Result<(), Trouble> {
-        if self.plan.peer_mode == PeerMode::Sink {
-            let arrived = self.shared.delivered.load(Ordering::Relaxed);
-            if std::mem::replace(&mut self.arrived, arrived) != arrived {
-                self.unanswered_since = None;
-            }
+        let arrived = self.shared.delivered.load(Ordering::Relaxed);
+        if std::mem::replace(&mut self.arrived, arrived) != arrived {
+            self.unanswered_since = None;
         }
         let silent = |since| self.clock.now() - since > self.plan.stall_ns;
         if self.unanswered_since.is_some_and(silent) { Err(Trouble::Silence) } else { Ok(()) }
@@ -220,6 +231,10 @@ impl<'a> Worker<'a> {
         };
         let datagram = self.wrapper.wrap(|bytes| payload::write(bytes, stamp));
         let now = self.clock.now();
+        if self.plan.cut.parts(self.last_due_ns, slot.due_ns) {
+            self.kept = (self.last_due_ns, now + self.plan.section_grace_ns());
+        }
+        self.last_due_ns = slot.due_ns;
         let tally = self.sections.at(slot.due_ns);
         tally.lateness_ns.saturating_record(now.saturating_sub(self.load_start + slot.due_ns));
         let flow = &mut self.flows[place];
@@ -243,6 +258,9 @@ impl<'a> Worker<'a> {
     }
 
     fn release(&mut self) -> Result<(), Trouble> {
+        let end = self.clock.now() + SETTLE_NS;
+        // The server may have made what was asked for, and only its answer says so.
+        self.step_while(|flow| flow.client.stage() == Stage::Allocating, end)?;
         let now = self.clock.now();
         self.control_at = now;
         for flow in &mut self.flows {
@@ -251,19 +269,24 @@ impl<'a> Worker<'a> {
                 flow.client.release(now);
             }
         }
-        let open = |flow: &Flow| flow.client.stage() == Stage::Releasing;
-        while self.flows.iter().any(open) {
-            match self.step(self.clock.now() + WAIT_NS_MAX) {
-                // One silent release says nothing of the others: they are counted at the end.
-                Ok(()) | Err(Trouble::Turn { .. }) => {}
-                Err(other) => return Err(other),
-            }
-        }
+        self.step_while(|flow| flow.client.stage() == Stage::Releasing, u64::MAX)?;
         for flow in &mut self.flows {
             flow.link.close();
             let gone = flow.client.allocated() && flow.client.stage() == Stage::Released;
             self.share.released += u64::from(gone);
             self.share.retransmissions += flow.client.retransmissions;
+        }
+        Ok(())
+    }
+
+    /// Goes on while there is such a flow, until `end` at most.
+    fn step_while(&mut self, open: fn(&Flow) -> bool, end: u64) -> Result<(), Trouble> {
+        while self.flows.iter().any(open) && self.clock.now() < end {
+            match self.step(end.min(self.clock.now() + WAIT_NS_MAX)) {
+                // One flow that fails says nothing of the others: they are counted at the end.
+                Ok(()) | Err(Trouble::Turn { .. }) => {}
+                Err(other) => return Err(other),
+            }
         }
         Ok(())
     }
@@ -337,12 +360,15 @@ impl<'a> Worker<'a> {
                 Inbound::Data(data) => {
                     let time = now.saturating_sub(*load_start);
                     match payload::read(data, Leg::Back, plan.run, plan.payload_bytes) {
+                        Returned::Intact(stamp) if !plan.has(&stamp) => {
+                            sections.at(time).corrupted += 1;
+                        }
                         Returned::Intact(stamp) if stamp.flow == flow.number => {
                             let latency = time.saturating_sub(stamp.due_ns);
                             let Stamp { sequence, due_ns, .. } = stamp;
-                            sections.arrived(&mut flow.arrivals, sequence, due_ns, latency);
-                            self.unanswered_since = None;
-                            shared.arrived(latency);
+                            if sections.arrived(&mut flow.arrivals, sequence, due_ns, latency) {
+                                shared.arrived(latency);
+                            }
                         }
                         Returned::Intact(stamp) => sections.at(stamp.due_ns).misdelivered += 1,
                         Returned::Corrupted => sections.at(time).corrupted += 1,

@@ -26,7 +26,7 @@ pub(crate) enum TurnFailure {
     },
     /// The connection to the server did not come to be, or is gone.
     Link(LinkFailure),
-    /// ICMP: nothing listens on the port, or no way there.
+    /// ICMP: port, host or network unreachable, or a firewall rejects.
     PortUnreachable,
     /// 401 to a request that carried credentials.
     WrongCredentials {
@@ -83,8 +83,9 @@ impl fmt::Display for TurnFailure {
                 name(*method)
             ),
             Self::PortUnreachable => f.write_str(
-                "the server's host says that nothing listens there (ICMP unreachable): is the \
-                 server running, and on this address and port?",
+                "nothing listens there, or the way is closed (ICMP: port, host or network \
+                 unreachable, or a firewall rejects): is the server running, and on this address \
+                 and port?",
             ),
             Self::WrongCredentials { method } => write!(
                 f,

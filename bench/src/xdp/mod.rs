@@ -216,7 +216,7 @@ impl Xdp {
 
     fn asked(&self, cpu: usize) -> Asked {
         Asked {
-            command: host::command_line(std::env::args()),
+            command: host::command_line(),
             rounds: self.rounds.get(),
             repeat: self.repeat.get(),
             live: self.live.get(),

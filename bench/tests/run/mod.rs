@@ -2,8 +2,11 @@
 
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+use std::io::Read;
 use std::net::SocketAddr;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 use serde_json::Value;
@@ -13,6 +16,9 @@ use serde_json::Value;
 pub(crate) const PACKETS: u64 = 800;
 /// Packets of a run of one second.
 pub(crate) const PACKETS_A_SECOND: u64 = 400;
+
+/// No run of a test lasts longer: a tool that hangs fails the test, and does not stop the suite.
+const RUN_MAX: Duration = Duration::from_secs(60);
 
 /// A finished run.
 pub(crate) struct Run {
@@ -73,7 +79,7 @@ pub(crate) fn load(server: SocketAddr, arguments: &str) -> Run {
 
 /// As [`load`], and does something to the process meanwhile.
 pub(crate) fn load_and(server: SocketAddr, arguments: &str, meanwhile: impl FnOnce(Pid)) -> Run {
-    let name = std::thread::current().name().unwrap_or("test").to_owned();
+    let name = thread::current().name().unwrap_or("test").to_owned();
     let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.json"));
     let _ = std::fs::remove_file(&file);
     let mut command = Command::new(env!("CARGO_BIN_EXE_relay-bench"));
@@ -89,10 +95,49 @@ pub(crate) fn load_and(server: SocketAddr, arguments: &str, meanwhile: impl FnOn
         }
     }
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    meanwhile(Pid::from_child(&child));
-    let output = child.wait_with_output().unwrap();
+    let output = finish(child, meanwhile);
     let json = std::fs::read(&file).ok().map(|text| serde_json::from_slice(&text).unwrap());
     Run { output, json }
+}
+
+/// Waits for the end of a tool, and kills one that does not come to it.
+fn finish(child: Child, meanwhile: impl FnOnce(Pid)) -> Output {
+    let mut child = Killed(child);
+    let (stdout, stderr) = (child.0.stdout.take().unwrap(), child.0.stderr.take().unwrap());
+    let (stdout, stderr) = (drain(stdout), drain(stderr));
+    let deadline = Instant::now() + RUN_MAX;
+    meanwhile(Pid::from_child(&child.0));
+    let status = loop {
+        if let Some(status) = child.0.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > deadline {
+            drop(child);
+            let said = String::from_utf8_lossy(&stderr.join().unwrap()).into_owned();
+            panic!("the tool did not end in {RUN_MAX:?}: {said}");
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+}
+
+/// A process that does not outlive the test, also when the test fails meanwhile.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Reads a pipe to its end, so that the tool never waits for a reader.
+fn drain(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).unwrap();
+        bytes
+    })
 }
 
 /// Asserts that a figure is as expected, or off by the tolerance at most.

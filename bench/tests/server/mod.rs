@@ -6,6 +6,7 @@
 
 pub(crate) mod front;
 pub(crate) mod identity;
+mod wire;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -17,15 +18,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use hmac::{Hmac, KeyInit as _, Mac as _};
 use md5::Digest as _;
 use relay_common::wire::Demux;
 use relay_common::wire::attribute::{self, AttributeType as A};
 use relay_common::wire::channel_data::{ChannelData, ChannelNumber, ChannelRange};
 use relay_common::wire::stun::{Class, Fingerprint, Message, Method, TransactionId};
-use relay_common::wire::writer::MessageWriter;
 
 use front::Front;
+use wire::{address, bound, forge, hmac, write};
 
 /// Receive buffer asked of the kernel, so that a busy machine does not lose packets by itself.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
@@ -51,6 +51,12 @@ pub(crate) enum Faults {
     Alternate { time: Duration },
     /// What is above a rate, over all allocations, vanishes, but for short bursts.
     Police { per_second: u32 },
+    /// It goes twice, or it waits, by turns.
+    DuplicateOrDelay { time: Duration },
+    /// The tool's number in it is another one, or the time it was due, with a right checksum.
+    Forge { nth: u64 },
+    /// That of the latest allocation vanishes.
+    DropOfOne,
     /// Its UDP checksum is wrong.
     Checksum { nth: u64 },
     /// It goes out of the relayed address of another allocation.
@@ -78,6 +84,10 @@ pub(crate) struct Manners {
     pub(crate) allocations_max: usize,
     /// Peers are refused with 403.
     pub(crate) denies_peers: bool,
+    /// How long an allocation takes; refusals are quick.
+    pub(crate) allocates_after: Duration,
+    /// A Refresh with lifetime zero is not answered, and deletes nothing.
+    pub(crate) ignores_deletions: bool,
     /// Nothing is answered.
     pub(crate) silent: bool,
     /// Nothing is answered or relayed any more after so many packets.
@@ -97,6 +107,8 @@ impl Default for Manners {
             secret: None,
             allocations_max: 100,
             denies_peers: false,
+            allocates_after: Duration::ZERO,
+            ignores_deletions: false,
             silent: false,
             dies_after: None,
             hangs_up_after: None,
@@ -137,6 +149,8 @@ impl Server {
             counts: Arc::clone(&counts),
             allocations: HashMap::new(),
             delayed: BinaryHeap::new(),
+            answers: Vec::new(),
+            latest: None,
             packets: 0,
             tokens: (Instant::now(), 0.0),
             nonce: 1,
@@ -207,6 +221,10 @@ struct State {
     counts: Arc<Counts>,
     allocations: HashMap<SocketAddr, Allocation>,
     delayed: BinaryHeap<Reverse<Delayed>>,
+    /// Answers that wait.
+    answers: Vec<(Instant, SocketAddr, Vec<u8>)>,
+    /// The client with the latest allocation.
+    latest: Option<SocketAddr>,
     packets: u64,
     /// When [`Faults::Police`] looked last, and how many packets may pass then.
     tokens: (Instant, f64),
@@ -229,6 +247,9 @@ impl State {
                 self.to_peer(client, &payload);
             }
             let now = Instant::now();
+            for (_, client, answer) in self.answers.extract_if(.., |(at, ..)| *at <= now) {
+                self.front.send(client, &answer);
+            }
             self.allocations.retain(|_, allocation| allocation.deadline > now);
             self.counts.left.store(self.allocations.len() as u64, Ordering::SeqCst);
             if idle {
@@ -265,11 +286,23 @@ impl State {
                 assert_eq!(message.fingerprint(), Fingerprint::Valid);
                 self.counts.requests.fetch_add(1, Ordering::SeqCst);
                 if !self.manners.silent && !self.dead() {
+                    let deletes = message.attribute(A::LIFETIME).and_then(attribute::number);
+                    if self.manners.ignores_deletions && deletes == Some(0) {
+                        return;
+                    }
+                    let allocations = self.allocations.len();
                     let answer = match message.method() {
                         Method::BINDING => bound(client, message.transaction_id()),
                         _ => self.answer(client, &message),
                     };
-                    self.front.send(client, &answer);
+                    if self.allocations.len() > allocations
+                        && !self.manners.allocates_after.is_zero()
+                    {
+                        let at = Instant::now() + self.manners.allocates_after;
+                        self.answers.push((at, client, answer));
+                    } else {
+                        self.front.send(client, &answer);
+                    }
                 }
             }
             Demux::Other => panic!("neither STUN nor ChannelData"),
@@ -323,8 +356,17 @@ impl State {
                 self.with_wrong_checksum(client, &payload);
                 return;
             }
+            Faults::DuplicateOrDelay { time } if count.is_multiple_of(2) => {
+                self.delayed.push(Reverse((Instant::now() + time, count, client, payload)));
+                return;
+            }
+            Faults::DuplicateOrDelay { .. } => self.to_peer(client, &payload),
+            Faults::Forge { nth } if count.is_multiple_of(nth) => forge(&mut payload, count / nth),
+            Faults::DropOfOne if self.latest == Some(client) => return,
             Faults::StallOnce { after, time } if count == after => std::thread::sleep(time),
             Faults::None
+            | Faults::Forge { .. }
+            | Faults::DropOfOne
             | Faults::Checksum { .. }
             | Faults::Misdeliver { .. }
             | Faults::Drop { .. }
@@ -443,6 +485,7 @@ impl State {
                     held: None,
                 };
                 self.allocations.insert(client, fresh);
+                self.latest = Some(client);
             }
             Method::REFRESH => {
                 self.counts.refreshes.fetch_add(1, Ordering::SeqCst);
@@ -506,13 +549,6 @@ impl State {
     }
 }
 
-/// The answer to a Binding request.
-fn bound(client: SocketAddr, transaction: TransactionId) -> Vec<u8> {
-    write(Class::Success, Method::BINDING, transaction, |w| {
-        w.xor_address(A::XOR_MAPPED_ADDRESS, client);
-    })
-}
-
 fn await_count(counter: &AtomicU64, count: u64) {
     for _ in 0..10_000 {
         if counter.load(Ordering::SeqCst) >= count {
@@ -541,28 +577,4 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, SocketAddr)>
         }
         Err(error) => panic!("{error}"),
     }
-}
-
-fn write(
-    class: Class,
-    method: Method,
-    transaction: TransactionId,
-    attributes: impl FnOnce(&mut MessageWriter<'_>),
-) -> Vec<u8> {
-    let mut buffer = vec![0; 2048];
-    let mut writer = MessageWriter::new(&mut buffer, class, method, transaction);
-    attributes(&mut writer);
-    let length = writer.finish().unwrap();
-    buffer.truncate(length);
-    buffer
-}
-
-fn address(message: &Message<'_>, kind: A) -> Option<SocketAddr> {
-    attribute::xor_address(message.attribute(kind)?, message.transaction_id())
-}
-
-fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 20] {
-    let mut mac = Hmac::<sha1::Sha1>::new_from_slice(key).unwrap();
-    parts.iter().for_each(|part| mac.update(part));
-    mac.finalize().into_bytes().into()
 }

@@ -79,7 +79,7 @@ pub(crate) enum Sent {
 /// What went wrong on a link.
 #[derive(Debug)]
 pub(crate) enum LinkError {
-    /// ICMP: the server's host says that nothing listens. The link lives on.
+    /// ICMP: port, host or network unreachable, or a firewall rejects. The link lives on.
     Unreachable,
     /// The link is gone.
     Failed(LinkFailure),
@@ -337,12 +337,16 @@ fn connect_udp(socket: &UdpSocket, server: SocketAddr) -> Result<(), LinkError> 
 
 #[inline]
 fn send_datagram(socket: &UdpSocket, datagram: &[u8]) -> Result<Sent, LinkError> {
-    match socket.send(datagram) {
+    let mut result = socket.send(datagram);
+    if result.as_ref().is_err_and(is_too_big) {
+        // As a rule the error belongs to an earlier datagram, by which the kernel has learned the
+        // path's MTU: this one it fragments. One that may not be fragmented fails again.
+        result = socket.send(datagram);
+    }
+    match result {
         Ok(_) => Ok(Sent::Taken),
         Err(error) if is_full(&error) => Ok(Sent::Full),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            Err(LinkError::Unreachable)
-        }
+        Err(error) if is_unreachable(&error) => Err(LinkError::Unreachable),
         Err(error) => Err(LinkError::Io(error)),
     }
 }
@@ -355,11 +359,29 @@ fn receive_datagram(socket: &UdpSocket, buffer: &mut [u8]) -> Result<Option<usiz
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => Ok(None),
                 io::ErrorKind::Interrupted => continue,
-                io::ErrorKind::ConnectionRefused => Err(LinkError::Unreachable),
+                _ if is_unreachable(&error) => Err(LinkError::Unreachable),
+                // A datagram that was sent is lost, and the next one fits.
+                _ if is_too_big(&error) => continue,
                 _ => Err(LinkError::Io(error)),
             },
         };
     }
+}
+
+/// ICMP, or a packet filter of this host, says no: to this datagram or to one before it.
+fn is_unreachable(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::PermissionDenied
+    )
+}
+
+/// A datagram is larger than the path's MTU, as ICMP said or as the kernel knows.
+fn is_too_big(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error())
 }
 
 /// The kernel of this host has no room for a datagram now.
