@@ -33,7 +33,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Measures allocations, permissions, channels, refreshes a second, and the server's memory.
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = alloc::ALLOC_EXIT_CODES)]
     Alloc(Box<alloc::Alloc>),
     /// Finds out what is wrong with a server, as its clients see it, and what to do about it.
     #[command(after_help = check::CHECK_EXIT_CODES)]

@@ -22,6 +22,11 @@ const TESTS: &[Test] = &[
         kernel_maps_show,
     ),
     ("coturn_serves_every_phase", &[Need::Namespaces, Need::Coturn], coturn_serves),
+    (
+        "a_firewall_that_rejects_is_no_failure_of_this_host",
+        &[Need::Namespaces, Need::Nft],
+        rejected,
+    ),
 ];
 
 /// Allocations of a run.
@@ -102,4 +107,36 @@ fn coturn_serves() {
     assert_clean(&result);
     assert_one_relayed_socket_each(&result);
     assert_eq!(result["memory"]["map_bytes"]["before"], 0);
+}
+
+fn rejected() {
+    // What a firewall before the server says, and what one on this host does to its own packets.
+    for (place, hook, verdict) in [
+        ("relay", "input", "reject with icmp type admin-prohibited"),
+        ("relay", "input", "reject with icmp type net-prohibited"),
+        ("relay", "input", "reject with icmp type prot-unreachable"),
+        ("client", "output", "drop"),
+    ] {
+        let lab = Lab::plain();
+        let namespace = if place == "relay" { &lab.relay } else { &lab.client };
+        namespace.output(
+            "nft",
+            &format!(
+                "add table ip f; add chain ip f c {{ type filter hook {hook} priority 0; }}; \
+                 add rule ip f c udp dport 3478 {verdict}"
+            ),
+        );
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("result.json");
+        let mut command: Command = tool(
+            "alloc turn:10.77.1.1 --user a --password b --allocations 9 --peer 10.77.2.2:9 --quiet",
+        );
+        command.arg("--json").arg(&file);
+        let output = lab.client.within(|| command.output()).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{verdict}: {said}");
+        assert!(said.contains("ICMP"), "{verdict}: {said}");
+        let result: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        assert_eq!(result["ending"], "refused", "{verdict}: {said}");
+    }
 }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::ProgressBar;
 use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
 
 use crate::alloc::plan::{Pacing, Phase, Plan, Trouble};
 use crate::clock::{Clock, MILLISECOND_NS, SECOND_NS};
@@ -128,18 +129,29 @@ impl<'a> Driver<'a> {
     }
 
     fn run(&mut self, phase: &mut Phase, bar: &ProgressBar) -> Result<(), Trouble> {
+        let start = self.clock.now();
+        let result = self.take_all(phase, start, bar);
+        // Also when this host failed: what is allocated meanwhile cannot be given back.
+        result.and(self.drain(phase, start, bar))
+    }
+
+    /// Until every client is done, or until the user, the server or this host ends it.
+    fn take_all(
+        &mut self,
+        phase: &mut Phase,
+        start: u64,
+        bar: &ProgressBar,
+    ) -> Result<(), Trouble> {
         let deletes = phase.step == Step::Delete;
         let places: Vec<usize> =
             (0..self.seats.len()).filter(|place| self.seats[*place].takes(phase.step)).collect();
         phase.clients = places.len() as u64;
         bar.set_length(phase.clients);
         let mut places = places.into_iter().peekable();
-        let start = self.clock.now();
         self.unanswered_since = start;
         let mut next = 0;
-        let mut trouble = None;
         // What is there is given back also when the user asks for the end.
-        while trouble.is_none() && (deletes || !self.stop.load(Ordering::Relaxed)) {
+        while deletes || !self.stop.load(Ordering::Relaxed) {
             let mut until = u64::MAX;
             for _ in 0..BURST_CLIENTS {
                 let now = self.clock.now();
@@ -158,10 +170,10 @@ impl<'a> Driver<'a> {
                 return Ok(());
             }
             self.turn(until)?;
-            trouble = self.settle(phase, start, bar).or_else(|| self.silence(phase.step));
+            let trouble = self.settle(phase, start, bar).or_else(|| self.silence(phase.step));
+            trouble.map_or(Ok(()), Err)?;
         }
-        self.drain(phase, start, bar)?;
-        trouble.map_or(Ok(()), Err)
+        Ok(())
     }
 
     /// When the client of that number is due.
@@ -219,20 +231,22 @@ impl<'a> Driver<'a> {
         gone.then_some(Trouble::ServerGone { step, waited_ms: waited / MILLISECOND_NS })
     }
 
+    /// Hears the answers that are under way; the next phase finds nothing of this one.
     fn drain(&mut self, phase: &mut Phase, start: u64, bar: &ProgressBar) -> Result<(), Trouble> {
         let end = self.clock.now() + DRAIN_NS;
-        while self.outstanding > 0 && self.clock.now() < end {
-            self.turn(end)?;
+        let mut result = Ok(());
+        while result.is_ok() && self.outstanding > 0 && self.clock.now() < end {
+            result = self.turn(end);
             // What ended the phase is known already.
             let _ = self.settle(phase, start, bar);
         }
         let left = self.seats.iter().filter(|seat| seat.in_step).count();
         self.seats.iter_mut().for_each(|seat| seat.in_step = false);
         if left > 0 {
-            phase.failures.insert("unanswered".to_owned(), left as u64);
+            *phase.failures.entry("unanswered".to_owned()).or_default() += left as u64;
         }
         self.outstanding = 0;
-        Ok(())
+        result
     }
 
     /// Runs the timers that are due, then waits for answers until `until` at most.
@@ -258,7 +272,7 @@ impl<'a> Driver<'a> {
         let mut space = [const { MaybeUninit::<epoll::Event>::uninit() }; EVENTS];
         let events: &[epoll::Event] = match epoll::wait(&self.epoll, &mut space, Some(&timeout)) {
             Ok((events, _)) => events,
-            Err(rustix::io::Errno::INTR) => &[],
+            Err(Errno::INTR) => &[],
             Err(error) => return Err(Trouble::Host(error.into())),
         };
         for event in events {
@@ -277,12 +291,11 @@ impl<'a> Driver<'a> {
                 self.unanswered_since = now;
                 seat.client.receive(now, &buffer[..length]);
             }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                seat.client.unreachable();
-            }
+            Err(error) if is_unreachable(&error) => seat.client.unreachable(),
             Err(error)
                 if error.kind() == io::ErrorKind::WouldBlock
-                    || error.kind() == io::ErrorKind::Interrupted => {}
+                    || error.kind() == io::ErrorKind::Interrupted
+                    || is_too_big(&error) => {}
             Err(error) => return Err(Trouble::Host(error)),
         }
         self.transmit(place)
@@ -293,11 +306,14 @@ impl<'a> Driver<'a> {
         let seat = &mut self.seats[place];
         let now = self.clock.now();
         if let Some(request) = seat.client.transmit(now) {
-            match seat.socket.send(request) {
+            let sent = match seat.socket.send(request) {
+                // It tells of an earlier datagram, once, and this one did not leave.
+                Err(error) if is_too_big(&error) => seat.socket.send(request),
+                sent => sent,
+            };
+            match sent {
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    seat.client.unreachable();
-                }
+                Err(error) if is_unreachable(&error) => seat.client.unreachable(),
                 // A request that did not leave is sent again like one that was lost.
                 Err(error) if is_full(&error) => {}
                 Err(error) => return Err(Trouble::Host(error)),
@@ -355,8 +371,75 @@ fn meets_all(failure: &TurnFailure) -> bool {
     }
 }
 
+/// The network or a firewall says that there is no way to the server.
+fn is_unreachable(error: &io::Error) -> bool {
+    // What the kernel makes of the codes of ICMP's Destination Unreachable; the last two are a
+    // firewall's on this host.
+    let errors = [
+        Errno::CONNREFUSED,
+        Errno::HOSTUNREACH,
+        Errno::NETUNREACH,
+        Errno::HOSTDOWN,
+        Errno::NONET,
+        Errno::NOPROTOOPT,
+        Errno::ACCESS,
+        Errno::PERM,
+    ];
+    Errno::from_io_error(error).is_some_and(|error| errors.contains(&error))
+}
+
+/// The network tells of the path's MTU: the kernel has it in mind from now on.
+fn is_too_big(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::MSGSIZE)
+}
+
 /// The kernel of this host has no room for a datagram now.
 fn is_full(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock
-        || error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error())
+    matches!(Errno::from_io_error(error), Some(Errno::WOULDBLOCK | Errno::NOBUFS))
+}
+
+#[cfg(test)]
+mod tests {
+    use relay_common::addr::PeerAddr;
+    use rustix::net::{Shutdown, shutdown};
+
+    use super::*;
+    use crate::turn::client::ClientSetup;
+    use crate::turn::credentials::Credentials;
+    use crate::turn::framing::Framing;
+    use crate::turn::transport::Transport;
+
+    #[test]
+    fn a_phase_that_this_host_ends_leaves_nothing_to_the_next() {
+        let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let server = silent.local_addr().unwrap();
+        let client = ClientSetup {
+            credentials: Credentials::known("alice".to_owned(), "north".to_owned()),
+            peer: PeerAddr::new(server),
+            framing: Framing::Channel,
+            transport: Transport::Udp,
+            rto_ns: SECOND_NS,
+        };
+        let plan = Plan {
+            server,
+            sources: Vec::new(),
+            client: Arc::new(client),
+            allocations: 2,
+            pacing: Pacing::Closed { concurrency: 2 },
+            steps: Vec::new(),
+            stall_ns: SECOND_NS,
+            hold_ns: 0,
+        };
+        let stop = AtomicBool::new(false);
+        let mut driver = Driver::open(&plan, &stop).unwrap();
+        // The kernel refuses to send on it.
+        shutdown(&driver.seats[1].socket, Shutdown::Write).unwrap();
+        let (phase, trouble) = driver.phase(Step::Allocate, &ProgressBar::hidden());
+        assert!(matches!(trouble, Some(Trouble::Host(_))), "{trouble:?}");
+        assert_eq!((phase.requests, phase.failures["unanswered"]), (2, 2));
+        assert!(driver.finished.is_empty() && driver.outstanding == 0);
+        let (phase, trouble) = driver.phase(Step::Delete, &ProgressBar::hidden());
+        assert!(trouble.is_none(), "{trouble:?}");
+        assert_eq!((phase.clients, phase.failed()), (0, 0));
+    }
 }

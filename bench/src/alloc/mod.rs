@@ -7,7 +7,8 @@ mod process;
 mod report;
 mod run;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -22,7 +23,9 @@ use crate::alloc::plan::{Ending, Pacing, Phase, Plan, Trouble};
 use crate::alloc::process::Process;
 use crate::alloc::report::{Asked, Report};
 use crate::alloc::run::{Outcome, Progress};
-use crate::cli::{EXIT_INTERRUPTED, EXIT_LIMIT, EXIT_PARTIAL, EXIT_SETUP, ServerArgs, from_one_to};
+use crate::cli::{
+    EXIT_INTERRUPTED, EXIT_LIMIT, EXIT_PARTIAL, EXIT_SETUP, EXIT_USAGE, ServerArgs, from_one_to,
+};
 use crate::clock::{MILLISECOND_NS, SECOND_NS};
 use crate::host;
 use crate::turn::client::{ClientSetup, Step};
@@ -33,6 +36,12 @@ use crate::turn::transport::Transport;
 const PEER_PORT: u16 = 9;
 /// The longest `--hold`: a day.
 const HOLD_SECS_MAX: i64 = 86_400;
+
+/// The exit codes, for the end of the help text.
+pub(crate) const ALLOC_EXIT_CODES: &str = "\
+Exit codes: 0 every request went well; 1 requests failed, and the run went on; 2 wrong usage; 3 \
+set-up failed, nothing was allocated; 4 ended early (partial figures); 130 Ctrl-C (partial \
+figures).";
 
 #[derive(Debug, Args)]
 pub(crate) struct Alloc {
@@ -83,6 +92,11 @@ impl Alloc {
     /// # Errors
     /// The run cannot begin.
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        let target = &self.server.target;
+        if target.transport() != Transport::Udp {
+            eprintln!("relay-bench: alloc measures over UDP: give turn:HOST, not {target}");
+            return Ok(ExitCode::from(EXIT_USAGE));
+        }
         let stop = host::stop_on_signals(EXIT_INTERRUPTED)?;
         let plan = self.plan()?;
         let process = self.pid.map(|pid| {
@@ -91,10 +105,19 @@ impl Alloc {
         });
         let process = process.transpose()?;
         host::raise_file_limit();
+        // Found out now: the figures of a long run would have nowhere to go.
+        if let Some(path) = &self.json {
+            File::options()
+                .create(true)
+                .append(true)
+                .open(path)
+                .with_context(|| format!("cannot write {} (--json)", path.display()))?;
+        }
         let progress = if self.quiet { Progress::Silent } else { Progress::Shown };
         let outcome = run::run(&plan, process.as_ref(), &stop, progress);
         let report = Report::new(self.asked(&plan), &outcome);
-        print!("{}", report.text());
+        // A reader who has gone leaves the JSON document and the exit code.
+        let _ = io::stdout().write_all(report.text().as_bytes());
         if let Some(path) = &self.json {
             fs::write(path, report.json()? + "\n")
                 .with_context(|| format!("cannot write {}", path.display()))?;
@@ -103,10 +126,6 @@ impl Alloc {
     }
 
     fn plan(&self) -> anyhow::Result<Plan> {
-        let transport = self.server.target.transport();
-        if transport != Transport::Udp {
-            anyhow::bail!("alloc measures over UDP: give turn:HOST, not {}", self.server.target);
-        }
         let server = self.server.resolve()?;
         if let Some(other) = self.bind.iter().find(|ip| Family::of(**ip) != Family::of(server.ip()))
         {
@@ -120,7 +139,7 @@ impl Alloc {
             credentials: self.server.credentials(self.hold.into()),
             peer: PeerAddr::new(peer),
             framing: Framing::Channel,
-            transport,
+            transport: self.server.target.transport(),
             rto_ns: self.server.rto_ns(),
         };
         let challenge = self.reuse_nonce.then_some(Step::Challenge);

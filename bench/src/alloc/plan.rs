@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 
 use crate::clock::SECOND_NS;
 use crate::turn::client::{ClientSetup, Step};
-use crate::turn::failure::TurnFailure;
+use crate::turn::failure::{self, TurnFailure};
 
 /// The longest latency that is told from longer ones: an hour, nanoseconds.
 const LATENCY_NS_MAX: u64 = 3600 * SECOND_NS;
@@ -156,8 +156,9 @@ impl fmt::Display for Trouble {
             Self::Turn { step, allocation, succeeded, failure } => write!(
                 f,
                 "the {} phase ended at allocation {allocation}, after {succeeded} that went well: \
-                 {failure}",
-                name(*step)
+                 {}",
+                name(*step),
+                Explained(failure)
             ),
             Self::ServerGone { step, waited_ms } => write!(
                 f,
@@ -180,6 +181,31 @@ impl fmt::Display for Trouble {
                  net.ipv4.ip_local_port_range, or give more source addresses (--bind)"
             ),
             Self::Host(error) => write!(f, "this host failed: {error}"),
+        }
+    }
+}
+
+/// A failure with what to do about it here, where the peer is only named: no peer is opened.
+struct Explained<'a>(&'a TurnFailure);
+
+impl fmt::Display for Explained<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            TurnFailure::Refused { method, code: 403, reason, peer } => write!(
+                f,
+                "{} refused: 403 {reason}. The server denies the peer {peer}: allow it there \
+                 (turnpike: [peers] allow; coturn: --allowed-peer-ip, or --allow-loopback-peers \
+                 for loopback), or name one that it allows (--peer)",
+                failure::name(*method)
+            ),
+            TurnFailure::Refused { method, code: code @ (440 | 443), reason, peer } => write!(
+                f,
+                "{} refused: {code} {reason}. The server relays no {}: name a peer of the other \
+                 family (--peer)",
+                failure::name(*method),
+                peer.family().name()
+            ),
+            other => other.fmt(f),
         }
     }
 }
