@@ -2,6 +2,7 @@
 //! JSON. Finds out nothing itself.
 
 use std::fmt;
+use std::io::{self, Write as _};
 
 use serde::Serialize;
 
@@ -108,7 +109,8 @@ impl Findings {
         advice: Option<String>,
     ) {
         let finding = Finding { check, verdict, message: message.to_string(), advice };
-        println!("{finding}");
+        // A reader who has gone leaves the JSON document and the exit code.
+        let _ = writeln!(io::stdout(), "{finding}");
         self.list.push(finding);
     }
 

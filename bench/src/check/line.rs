@@ -14,6 +14,10 @@ use crate::turn::transport::{Link, LinkError, LinkSetup, Transport};
 
 /// Bytes of the largest message.
 const MESSAGE_BYTES_MAX: usize = 65_536;
+/// Messages that are taken before time and stop are looked at again: a flood must not hide them.
+const BURST_MESSAGES: usize = 256;
+/// Messages that wait for [`Line::receive`]; older ones are forgotten.
+const INBOX_MESSAGES_MAX: usize = 1024;
 
 /// An open connection.
 #[derive(Debug)]
@@ -164,9 +168,14 @@ impl Line {
         if self.link.wants_write() {
             self.link.flush().map_err(trouble)?;
         }
-        while let Some(length) = self.link.receive(now, &mut self.buffer).map_err(trouble)? {
+        for _ in 0..BURST_MESSAGES {
+            let received = self.link.receive(now, &mut self.buffer).map_err(trouble)?;
+            let Some(length) = received else { break };
             // What is neither STUN nor ChannelData is nobody's.
             if Demux::of(&self.buffer[..length]) != Demux::Other {
+                if self.inbox.len() == INBOX_MESSAGES_MAX {
+                    self.inbox.pop_front();
+                }
                 self.inbox.push_back(self.buffer[..length].to_vec());
             }
         }

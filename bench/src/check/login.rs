@@ -181,6 +181,11 @@ fn code_advice(code: u16, family: Family) -> String {
     .to_owned()
 }
 
+/// Whether packets can be sent to a relayed transport address over the allocation's family.
+pub(crate) fn is_usable(relayed: SocketAddr, server: SocketAddr) -> bool {
+    relayed.port() != 0 && Family::of(relayed.ip()) == Family::of(server.ip())
+}
+
 /// Is the relayed transport address one that peers can reach?
 pub(crate) fn judge_relayed(answer: &Answer, server: SocketAddr, findings: &mut Findings) {
     let check = "relayed";
@@ -203,6 +208,11 @@ pub(crate) fn judge_relayed(answer: &Answer, server: SocketAddr, findings: &mut 
             format!("{relayed} is not {}, as was asked for", Family::of(server.ip()).name()),
             "the server ignores REQUESTED-ADDRESS-FAMILY (RFC 8656 §18.6)",
         ),
+        _ if relayed.port() == 0 => findings.wrong(
+            check,
+            format!("{relayed} has no port: nobody can send to it"),
+            "the server breaks RFC 8656 §7.2: update it",
+        ),
         Scope::Public => findings.fine(check, message),
         Scope::Nowhere if reached_at != Scope::Nowhere => findings.wrong(check, message, external),
         _ if reached_at == Scope::Public => findings.wrong(check, message, external),
@@ -224,6 +234,15 @@ pub(crate) fn judge_relayed(answer: &Answer, server: SocketAddr, findings: &mut 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_address_of_the_servers_family_with_a_port_is_usable() {
+        let server = "192.0.2.1:3478".parse().unwrap();
+        let usable = |relayed: &str| is_usable(relayed.parse().unwrap(), server);
+        assert!(usable("192.0.2.1:49152"));
+        assert!(!usable("192.0.2.1:0"));
+        assert!(!usable("[2001:db8::1]:49152"));
+    }
 
     #[test]
     fn only_a_time_in_the_past_is_expired() {

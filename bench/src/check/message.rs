@@ -101,7 +101,7 @@ impl Answer {
         }
         let code = self.message().attribute(AttributeType::ERROR_CODE);
         let code = code.and_then(attribute::error_code);
-        Some(code.map_or((0, String::new()), |(code, words)| (code, words.trim().to_owned())))
+        Some(code.map_or((0, String::new()), |(code, words)| (code, printable(words.trim()))))
     }
 
     /// The server-reflexive transport address.
@@ -133,8 +133,7 @@ impl Answer {
     /// What the server calls itself.
     pub(crate) fn software(&self) -> Option<String> {
         let text = self.message().attribute(AttributeType::SOFTWARE)?;
-        let text = String::from_utf8_lossy(text);
-        Some(text.chars().filter(|letter| !letter.is_control()).collect())
+        Some(printable(&String::from_utf8_lossy(text)))
     }
 
     /// LIFETIME, seconds.
@@ -150,6 +149,11 @@ impl Answer {
     fn address(&self, kind: AttributeType) -> Option<SocketAddr> {
         plain_address(self.message().attribute(kind)?)
     }
+}
+
+/// The server's words without what a terminal would obey.
+fn printable(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).collect()
 }
 
 /// An address as MAPPED-ADDRESS has it (RFC 8489 §14.1).
@@ -183,14 +187,17 @@ mod tests {
         let request = Request::binding().unwrap();
         assert!(Answer::to(&request, &request.bytes).is_none(), "its own echo");
         let mut buffer = [0; 64];
-        let mut answer = |transaction| {
+        let mut answer = |transaction, words: &str| {
             let mut writer =
                 MessageWriter::new(&mut buffer, Class::Error, Method::BINDING, transaction);
-            writer.error_code(420, "Unknown");
+            writer.error_code(420, words);
             let length = writer.finish().unwrap();
             Answer::to(&request, &buffer[..length]).and_then(|answer| answer.error())
         };
-        assert_eq!(answer(request.transaction), Some((420, "Unknown".to_owned())));
-        assert_eq!(answer(TransactionId([0; 12])), None);
+        let transaction = request.transaction;
+        assert_eq!(answer(transaction, "Unknown"), Some((420, "Unknown".to_owned())));
+        assert_eq!(answer(TransactionId([0; 12]), "Unknown"), None);
+        let said = answer(transaction, "Un\x1b[2Jknown\n✗ credentials");
+        assert_eq!(said, Some((420, "Un[2Jknown✗ credentials".to_owned())));
     }
 }

@@ -15,8 +15,9 @@ mod scope;
 mod session;
 mod watch;
 
-use std::fs;
-use std::net::SocketAddr;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -88,13 +89,15 @@ impl Check {
     /// # Errors
     /// It cannot begin.
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        self.try_files()?;
         let watch = Watch {
             clock: Clock::start(),
             wait_ns: self.wait * MILLISECOND_NS,
             rto_ns: self.server.rto_ns(),
             stop: host::stop_on_signals(EXIT_INTERRUPTED)?,
         };
-        println!("{}: {}", TOOL, host::command_line());
+        // A reader who has gone leaves the JSON document and the exit code.
+        let _ = writeln!(io::stdout(), "{}: {}", TOOL, host::command_line());
         let (mut findings, mut measured) = (Findings::default(), Measured::default());
         let result = self.examine(&watch, &mut findings, &mut measured);
         let interrupted =
@@ -114,9 +117,26 @@ impl Check {
         }
         match result {
             Err(error) => eprintln!("relay-bench: {error:#}"),
-            Ok(()) => println!("{wrong} wrong, {} to look at", findings.count(Verdict::Suspect)),
+            Ok(()) => {
+                let suspect = findings.count(Verdict::Suspect);
+                let _ = writeln!(io::stdout(), "{wrong} wrong, {suspect} to look at");
+            }
         }
         Ok(ExitCode::from(code))
+    }
+
+    /// What cannot be read or written shows before the first finding.
+    fn try_files(&self) -> anyhow::Result<()> {
+        // Whom to trust depends on the target's host, not on its address.
+        self.server.links(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
+        if let Some(path) = &self.json {
+            File::options()
+                .create(true)
+                .append(true)
+                .open(path)
+                .with_context(|| format!("cannot write {} (--json)", path.display()))?;
+        }
+        Ok(())
     }
 
     fn document<'a>(
@@ -152,7 +172,13 @@ impl Check {
         (measured.local, measured.reflexive) = (Some(best.local), best.reflexive);
         reach::judge_reflexive(best, findings);
         let udp_server = udp.map(|it| it.server);
-        let hint = self.relay(best, udp_server, watch, findings, measured)?;
+        let hint = match self.relay(best, udp_server, watch, findings, measured) {
+            Ok(hint) => hint,
+            Err(error) => {
+                blame_server(error, findings)?;
+                None
+            }
+        };
         let Some(udp) = udp else {
             findings.note("nat", "not tested, like the MTU: the server is not reached over UDP");
             return Ok(());
@@ -240,7 +266,9 @@ impl Check {
         login::judge_relayed(&answer, best.server, findings);
         measured.relayed = answer.relayed();
         measured.lifetime_secs = answer.lifetime_secs();
-        let hint = match answer.relayed() {
+        // What is wrong with another one is said above, and nothing can be sent to it.
+        let usable = answer.relayed().filter(|relayed| login::is_usable(*relayed, best.server));
+        let hint = match usable {
             Some(relayed) => {
                 through(&mut session, relayed, best, udp_server, watch, findings, measured)
             }
@@ -259,6 +287,23 @@ impl Check {
 }
 
 const TOOL: &str = concat!("relay-bench ", env!("CARGO_PKG_VERSION"));
+
+/// Takes what went wrong behind the first answers as a finding about the server.
+///
+/// # Errors
+/// It is not the server's fault: the user asked for the end, or this host failed.
+fn blame_server(error: anyhow::Error, findings: &mut Findings) -> anyhow::Result<()> {
+    let trouble = match error.downcast()? {
+        trouble @ (Trouble::Interrupted | Trouble::Host(_)) => return Err(trouble.into()),
+        trouble @ (Trouble::Silence { .. } | Trouble::Unreachable | Trouble::Link(_)) => trouble,
+    };
+    findings.wrong(
+        "data",
+        format!("the server answered at first, and then no more: {trouble}"),
+        "it broke down, or it or something on the way ended the conversation: read its log",
+    );
+    Ok(())
+}
 
 /// Packets between the allocation and a second socket of this host.
 fn through(

@@ -95,7 +95,7 @@ pub(crate) fn examine(
     let patience = patience_ns(rtt.map_or(f64::MAX, |rtt| rtt.max));
     let overhead = headers(server) + HEADER_BYTES + ATTRIBUTE_HEADER_BYTES + FINGERPRINT_BYTES;
     let found = largest(overhead + STEP, IP_BYTES_MAX, |bytes| {
-        twice(|| passes(probe, server, bytes - overhead, watch.clock.now() + patience, watch))
+        twice(|| passes(probe, server, bytes - overhead, watch.clock.now() + patience))
     })?;
     measured.mtu_bytes = found;
     let check = "mtu";
@@ -122,20 +122,14 @@ pub(crate) fn examine(
     Ok(())
 }
 
-fn passes(
-    probe: &Probe,
-    server: SocketAddr,
-    padding: usize,
-    until: u64,
-    watch: &Watch,
-) -> anyhow::Result<bool> {
+fn passes(probe: &Probe, server: SocketAddr, padding: usize, until: u64) -> anyhow::Result<bool> {
     let padding = vec![0; padding];
     let request = Request::new(Method::BINDING, None, |writer| pad(writer, PADDING, &padding))?;
     if probe.send(server, &request.bytes)? == Departure::TooBig {
         return Ok(false);
     }
     loop {
-        match probe.receive(until.max(watch.clock.now())) {
+        match probe.receive(until) {
             Ok(Some((datagram, _))) if Answer::to(&request, &datagram).is_some() => {
                 return Ok(true);
             }

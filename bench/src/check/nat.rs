@@ -6,7 +6,7 @@ use relay_common::wire::stun::Method;
 
 use crate::check::finding::Findings;
 use crate::check::measured::{Behaviour, Measured};
-use crate::check::message::{CHANGE_REQUEST, Request};
+use crate::check::message::{Answer, CHANGE_REQUEST, Request};
 use crate::check::probe::Probe;
 use crate::check::watch::Trouble;
 
@@ -38,7 +38,7 @@ pub(crate) fn examine(
     findings: &mut Findings,
 ) -> anyhow::Result<()> {
     let probe = open()?;
-    let Some(first) = ask(&probe, server, 0)? else { return Ok(()) };
+    let Some((first, _)) = ask(&probe, server, 0)? else { return Ok(()) };
     let Some(mapped) = first.reflexive() else { return Ok(()) };
     let other = first.other_address().filter(|other| {
         other.ip() != server.ip()
@@ -72,7 +72,10 @@ pub(crate) fn examine(
         Some(mapping) => judge_mapping(mapping, findings),
     }
     match filtering {
-        None => {}
+        None => findings.note(
+            "nat",
+            "filtering unknown: the server does not answer from the address that it is asked to",
+        ),
         Some(filtering) => findings.note("nat", format!("filtering: {}", filters(filtering))),
     }
     Ok(())
@@ -85,7 +88,7 @@ fn mapping(
     first: SocketAddr,
 ) -> anyhow::Result<Option<Behaviour>> {
     let seen = |at| -> anyhow::Result<Option<SocketAddr>> {
-        Ok(ask(probe, at, 0)?.and_then(|answer| answer.reflexive()))
+        Ok(ask(probe, at, 0)?.and_then(|(answer, _)| answer.reflexive()))
     };
     let Some(second) = seen(SocketAddr::new(other.ip(), server.port()))? else { return Ok(None) };
     if second == first {
@@ -100,29 +103,31 @@ fn filtering(probe: &Probe, server: SocketAddr) -> anyhow::Result<Option<Behavio
     if ask(probe, server, 0)?.is_none() {
         return Ok(None);
     }
-    if ask(probe, server, OTHER_ADDRESS_AND_PORT)?.is_some() {
-        return Ok(Some(Behaviour::EndpointIndependent));
+    // An answer from the address that was asked passes every filter: it tells nothing.
+    if let Some((_, from)) = ask(probe, server, OTHER_ADDRESS_AND_PORT)? {
+        let changed = from.ip() != server.ip();
+        return Ok(changed.then_some(Behaviour::EndpointIndependent));
     }
-    let address = ask(probe, server, OTHER_PORT)?.is_some();
-    Ok(Some(match address {
-        true => Behaviour::AddressDependent,
-        false => Behaviour::AddressAndPortDependent,
-    }))
+    Ok(match ask(probe, server, OTHER_PORT)? {
+        None => Some(Behaviour::AddressAndPortDependent),
+        Some((_, from)) => {
+            let changed = from.ip() == server.ip() && from.port() != server.port();
+            changed.then_some(Behaviour::AddressDependent)
+        }
+    })
 }
 
-/// The answer to a Binding request, with CHANGE-REQUEST unless that is zero.
-fn ask(
-    probe: &Probe,
-    at: SocketAddr,
-    change: u32,
-) -> anyhow::Result<Option<crate::check::message::Answer>> {
+/// The answer to a Binding request, with CHANGE-REQUEST unless that is zero, and where it comes
+/// from.
+fn ask(probe: &Probe, at: SocketAddr, change: u32) -> anyhow::Result<Option<(Answer, SocketAddr)>> {
     let request = Request::new(Method::BINDING, None, |writer| {
         if change != 0 {
             writer.number(CHANGE_REQUEST, change);
         }
     })?;
     match probe.ask(at, &request) {
-        Ok(reply) => Ok(Some(reply.answer).filter(|answer| answer.error().is_none())),
+        Ok((reply, from)) if reply.answer.error().is_none() => Ok(Some((reply.answer, from))),
+        Ok(_) => Ok(None),
         Err(Trouble::Silence { .. } | Trouble::Unreachable) => Ok(None),
         Err(trouble) => Err(trouble.into()),
     }
@@ -202,4 +207,56 @@ fn without_help(
              connections to other NATs fail, and clients here need the relay"
         ),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use relay_common::wire::stun::{Class, Message};
+    use relay_common::wire::writer::MessageWriter;
+
+    use super::*;
+    use crate::check::watch::Watch;
+    use crate::clock::{Clock, MILLISECOND_NS, SECOND_NS};
+
+    /// Answers so many Binding requests; the last one from another socket.
+    fn answer(requests: usize, server: &UdpSocket, last: &UdpSocket) {
+        server.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        for number in 1..=requests {
+            let mut buffer = [0; 512];
+            let (length, client) = server.recv_from(&mut buffer).unwrap();
+            let id = Message::parse(&buffer[..length]).unwrap().transaction_id();
+            let mut writer = MessageWriter::new(&mut buffer, Class::Success, Method::BINDING, id);
+            writer.fingerprint();
+            let length = writer.finish().unwrap();
+            let from = if number == requests { last } else { server };
+            from.send_to(&buffer[..length], client).unwrap();
+        }
+    }
+
+    fn filtering_seen(last: &str) -> Option<Behaviour> {
+        let watch = Watch {
+            clock: Clock::start(),
+            wait_ns: 5 * SECOND_NS,
+            rto_ns: 1000 * MILLISECOND_NS,
+            stop: Arc::default(),
+        };
+        let probe = Probe::open("127.0.0.1".parse().unwrap(), &watch).unwrap();
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let addr = server.local_addr().unwrap();
+        let other = UdpSocket::bind((last, 0)).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| answer(2, &server, &other));
+            filtering(&probe, addr).unwrap()
+        })
+    }
+
+    #[test]
+    fn an_answer_from_the_same_address_tells_nothing_of_filters() {
+        assert_eq!(filtering_seen("127.0.0.2"), Some(Behaviour::EndpointIndependent));
+        assert_eq!(filtering_seen("127.0.0.1"), None);
+    }
 }

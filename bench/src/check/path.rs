@@ -340,7 +340,7 @@ fn accepted<T>(
 /// The user asked for the end, or this host failed.
 pub(crate) fn reflexive(probe: &Probe, server: SocketAddr) -> anyhow::Result<Option<SocketAddr>> {
     match probe.ask(server, &Request::binding()?) {
-        Ok(reply) => Ok(reply.answer.reflexive().filter(|it| {
+        Ok((reply, _)) => Ok(reply.answer.reflexive().filter(|it| {
             // Another family would need another permission and another relayed address.
             Family::of(it.ip()) == Family::of(server.ip())
         })),

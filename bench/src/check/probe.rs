@@ -62,11 +62,15 @@ impl Probe {
         self.socket.local_addr().map_err(Trouble::Host)
     }
 
-    /// Asks at an address; the answer may come from another one.
+    /// Asks at an address; the answer, and where it comes from, which may be another one.
     ///
     /// # Errors
     /// See [`Trouble`].
-    pub(crate) fn ask(&self, to: SocketAddr, request: &Request) -> Result<Reply, Trouble> {
+    pub(crate) fn ask(
+        &self,
+        to: SocketAddr,
+        request: &Request,
+    ) -> Result<(Reply, SocketAddr), Trouble> {
         let start = self.watch.clock.now();
         let end = start + self.watch.wait_ns;
         let mut distance = self.watch.rto_ns;
@@ -76,11 +80,11 @@ impl Probe {
             transmissions += 1;
             let until = end.min(self.watch.clock.now() + distance);
             distance *= 2;
-            while let Some((datagram, _)) = self.receive(until)? {
+            while let Some((datagram, from)) = self.receive(until)? {
                 let Some(answer) = Answer::to(request, &datagram) else { continue };
                 let took = self.watch.clock.now() - start;
                 let rtt_ns = (transmissions == 1).then_some(took);
-                return Ok(Reply { answer, rtt_ns, transmissions });
+                return Ok((Reply { answer, rtt_ns, transmissions }, from));
             }
         }
         Err(Trouble::Silence { waited_ns: self.watch.wait_ns, transmissions })
@@ -94,7 +98,8 @@ impl Probe {
         match self.socket.send_to(datagram, to) {
             Ok(_) => Ok(Departure::Left),
             Err(error) if is_too_big(&error) => Ok(Departure::TooBig),
-            // Full buffers, errors of earlier datagrams, and no way there look like loss.
+            // Full buffers, errors of earlier datagrams, and no way there look like loss; so does
+            // an address of the server's making that no packet can go to.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -103,6 +108,7 @@ impl Probe {
                         | io::ErrorKind::NetworkUnreachable
                         | io::ErrorKind::HostUnreachable
                         | io::ErrorKind::PermissionDenied
+                        | io::ErrorKind::InvalidInput
                 ) =>
             {
                 Ok(Departure::Left)
@@ -116,6 +122,10 @@ impl Probe {
     /// # Errors
     /// See [`Trouble`].
     pub(crate) fn receive(&self, until: u64) -> Result<Option<(Vec<u8>, SocketAddr)>, Trouble> {
+        // A flood of foreign datagrams must not hide the time. What woke a wait is taken.
+        if self.watch.clock.now() > until {
+            return Ok(None);
+        }
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         loop {
             match self.socket.recv_from(&mut buffer) {

@@ -115,13 +115,20 @@ fn ping(
         match line.ask(&Request::binding()?) {
             Err(Trouble::Interrupted) => return Err(Trouble::Interrupted.into()),
             Err(trouble) if first.is_none() => return Ok(Err(trouble)),
-            Err(_) => {
-                sent += 1;
-                lost += 1;
+            Err(trouble) => {
+                let transmissions = match trouble {
+                    Trouble::Silence { transmissions, .. } => count(transmissions),
+                    Trouble::Unreachable
+                    | Trouble::Link(_)
+                    | Trouble::Host(_)
+                    | Trouble::Interrupted => 1,
+                };
+                sent += transmissions;
+                lost += transmissions;
                 break;
             }
             Ok(reply) => {
-                let transmissions = usize::try_from(reply.transmissions).unwrap_or(usize::MAX);
+                let transmissions = count(reply.transmissions);
                 sent += transmissions;
                 lost += transmissions - 1;
                 rtts_ns.extend(reply.rtt_ns);
@@ -132,6 +139,10 @@ fn ping(
     let local = line.local()?;
     let first = first.expect("there was an answer, or the loop had returned");
     Ok(Ok(Pinged { local, first, rtt: Spread::of(&mut rtts_ns), sent, lost }))
+}
+
+fn count(transmissions: u32) -> usize {
+    usize::try_from(transmissions).unwrap_or(usize::MAX)
 }
 
 fn judge_answer(check: &'static str, answer: &Answer, findings: &mut Findings) {

@@ -59,9 +59,10 @@ impl fmt::Display for Trouble {
                 "no answer in {:.1} s ({transmissions} requests sent)",
                 *waited_ns as f64 / 1e9
             ),
-            Self::Unreachable => {
-                f.write_str("nothing listens there (ICMP: port or host unreachable)")
-            }
+            Self::Unreachable => f.write_str(
+                "nothing listens there, or the way is closed (ICMP: port, host or network \
+                 unreachable, or a firewall rejects)",
+            ),
             Self::Link(failure) => failure.fmt(f),
             Self::Host(error) => write!(f, "this host failed: {error}"),
             Self::Interrupted => f.write_str("interrupted"),

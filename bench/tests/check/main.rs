@@ -13,6 +13,8 @@ mod lab;
 mod manners;
 mod networks;
 mod run;
+#[path = "../running/mod.rs"]
+mod running;
 #[path = "../server/mod.rs"]
 mod server;
 

@@ -1,12 +1,16 @@
 //! Against the miniature server, on loopback.
 
-use std::net::UdpSocket;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::net::{AddressFamily, SocketType, bind, socket};
+use rustix::process::{Signal, kill_process};
 
-use crate::lab::Test;
+use crate::lab::{Test, tool};
 use crate::run::{Run, begin, check};
+use crate::server::front::Front;
 use crate::server::{Faults, Manners, Server};
 
 /// What they are called, what they need, what they do.
@@ -24,6 +28,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_relay_that_loses_packets_is_found_out", &[], packets_lost),
     ("an_interrupted_check_gives_its_allocation_back", &[], interrupted),
     ("a_target_that_is_none_is_wrong_usage", &[], wrong_usage),
+    ("a_relayed_address_of_another_family_is_the_servers_fault", &[], another_family),
+    ("a_server_that_hangs_up_is_at_fault", &[], hangs_up),
+    ("a_reader_who_goes_away_leaves_no_allocation", &[], no_reader),
+    ("a_file_that_is_not_there_shows_before_anything_is_sent", &[], missing_files),
 ];
 
 fn with(manners: Manners, words: &str) -> (Run, Server) {
@@ -103,17 +111,32 @@ fn a_denied_peer() {
 
 fn a_silent_server() {
     let (run, _server) = with(Manners { silent: true, ..Manners::default() }, "");
-    run.ends_with(1).says("udp", "wrong", "no answer in 0.9 s").says("udp", "wrong", "firewall");
+    run.ends_with(1).says("udp", "wrong", "no answer in ").says("udp", "wrong", "firewall");
     assert_eq!(run.json["measured"]["transports"][0]["reachable"], false);
 }
 
 fn nothing_listens() {
-    let unused = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let run = check(&format!("turn:{unused} --user a --password b"));
+    let (addr, _udp, _tcp) = taken_port();
+    let run = check(&format!("turn:{addr} --user a --password b"));
     run.ends_with(1)
         .says("udp", "wrong", "nothing listens")
         .says("udp", "wrong", "start the server")
         .says("tcp", "note", "refused");
+}
+
+/// A port that nobody else gets and nothing listens on: the UDP socket hears only somebody else,
+/// the TCP socket is bound and no more.
+fn taken_port() -> (SocketAddr, UdpSocket, OwnedFd) {
+    for _ in 0..100 {
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        udp.connect("127.0.0.2:9").unwrap();
+        let addr = udp.local_addr().unwrap();
+        let tcp = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        if bind(&tcp, &addr).is_ok() {
+            return (addr, udp, tcp);
+        }
+    }
+    panic!("no port is free over both UDP and TCP");
 }
 
 fn no_such_name() {
@@ -147,7 +170,7 @@ fn interrupted() {
     // It waits for a packet that does not come: the allocation is there.
     server.await_packets(1);
     assert_eq!(server.allocations_left(), 1);
-    kill_process(Pid::from_child(&run.child), Signal::INT).unwrap();
+    kill_process(run.pid(), Signal::INT).unwrap();
     let run = run.end();
     run.ends_with(130).says("relayed", "note", "127.0.0.1");
     assert_eq!(run.json["ending"], "interrupted");
@@ -157,4 +180,50 @@ fn interrupted() {
 
 fn wrong_usage() {
     check("stun:127.0.0.1 --user a --password b").ends_with(2);
+}
+
+fn another_family() {
+    let (run, server) = with(Manners { relay: Some("::1"), ..Manners::default() }, "");
+    run.ends_with(1).says("relayed", "wrong", "is not ipv4");
+    assert_eq!(run.json["ending"], "completed", "{}", run.text());
+    assert_eq!(server.allocations_left(), 0);
+}
+
+fn hangs_up() {
+    // In the first packet to the peer, and in the middle of the round trips.
+    for packets in [1, 5] {
+        let manners = Manners { hangs_up_after: Some(packets), ..Manners::default() };
+        let server = Server::behind(Front::tcp("127.0.0.1"), manners);
+        let words = format!("turn:{}?transport=tcp --user alice --password north", server.addr());
+        let run = check(&words);
+        run.ends_with(1).says("data", "wrong", "at first, and then no more");
+        assert_eq!(run.json["ending"], "completed", "{}", run.text());
+    }
+}
+
+fn no_reader() {
+    let server = Server::start(Manners::default());
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    let words = format!("check turn:{} --user alice --password north --rto 100", server.addr());
+    let output = tool(&words).stdout(writer).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert_eq!(server.allocations_left(), 0);
+}
+
+fn missing_files() {
+    let server = Server::start(Manners::default());
+    let addr = server.addr();
+    let run = check(&format!("turns:{addr} --user alice --password north --ca /no/such.pem"));
+    run.ends_with(3);
+    assert!(run.text().contains("/no/such.pem (--ca)"), "{}", run.text());
+    let output = tool(&format!("check turn:{addr} --user alice --password north"))
+        .args(["--json", "/no/such/result.json"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("/no/such/result.json"), "{said}");
+    assert_eq!(server.requests(), 0, "nothing was sent");
 }

@@ -1,17 +1,18 @@
 //! One run of `relay-bench check`: its exit code, what it said, what it wrote.
 
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
+use rustix::process::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::lab::tool;
+use crate::running::Running;
 
 /// A run that has begun.
 pub(crate) struct Begun {
     place: TempDir,
-    /// The process.
-    pub(crate) child: Child,
+    running: Running,
 }
 
 /// A run that has ended.
@@ -32,8 +33,7 @@ pub(crate) fn begin(words: &str) -> Begun {
     if !words.contains("--wait") {
         command.arg("--wait=900");
     }
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    Begun { place, child }
+    Begun { place, running: Running::start(&mut command) }
 }
 
 /// Runs it to its end.
@@ -42,9 +42,14 @@ pub(crate) fn check(words: &str) -> Run {
 }
 
 impl Begun {
+    /// Its process id, for signals.
+    pub(crate) fn pid(&self) -> Pid {
+        self.running.pid()
+    }
+
     /// Waits for its end.
     pub(crate) fn end(self) -> Run {
-        let output = self.child.wait_with_output().unwrap();
+        let output = self.running.end();
         let json = std::fs::read(self.place.path().join("result.json"));
         let json = json.map_or(Value::Null, |it| serde_json::from_slice(&it).unwrap());
         Run { output, json }
