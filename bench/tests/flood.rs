@@ -15,7 +15,9 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use lab::Need::{Namespaces, Turnpike as TurnpikeHere, Xdp};
-use lab::{Interface, Lab, PASSWORD, Process, Setting, Test, Turnpike, USER, tool, until};
+use lab::{
+    Interface, Lab, Namespace, PASSWORD, Process, Setting, Test, Turnpike, USER, tool, until,
+};
 use rustix::process::Signal;
 use serde_json::Value;
 use server::{Faults, Manners, Server};
@@ -30,6 +32,8 @@ const TESTS: &[Test] = &[
     ("a_drop_is_a_loss", &[Namespaces, Xdp], drops),
     ("duplicates_and_disorder_are_told_apart", &[Namespaces, Xdp], disorder),
     ("damage_is_found_and_breaks_the_run", &[Namespaces, Xdp], damage),
+    ("damage_to_one_flow_of_many_is_in_the_sample", &[Namespaces, Xdp], one_flow),
+    ("a_frame_for_another_mac_address_is_misdelivered", &[Namespaces, Xdp], other_mac),
     ("a_packet_of_another_flow_is_misdelivered", &[Namespaces, Xdp], misdelivery),
     ("a_partial_checksum_is_no_damage", &[Namespaces, Xdp], partial),
     ("a_dead_and_a_refusing_server_are_named", &[Namespaces, Xdp], endings),
@@ -74,8 +78,20 @@ impl Run {
         self.assert(0, &[("lost", 0), ("corrupted", 0), ("bad_checksum", 0), ("misdelivered", 0)]);
         let sent = self.figure("sent");
         assert_eq!(self.figure("received"), sent, "{}", self.said);
-        let lagged = self.json["lag_max_ms"].as_f64().unwrap() > 100.0;
-        assert!(sent == asked || lagged && sent > asked / 2, "{}", self.said);
+        assert!(sent == asked || self.lagged() && sent > asked / 2, "{}", self.said);
+    }
+
+    /// Whether the machine held the generator up for so long that it left packets out, or sent
+    /// such a burst that what is lost may be the burst's.
+    fn lagged(&self) -> bool {
+        self.json["lag_max_ms"].as_f64().unwrap() > 100.0
+    }
+
+    /// Asserts that the sample is one packet in `nth`, as chance has it.
+    fn one_in(&self, nth: u64) {
+        let expected = self.figure("sent") / nth;
+        let is_near = self.figure("sampled").abs_diff(expected) <= expected / 5;
+        assert!(is_near, "sampled, of {expected}: {}", self.said);
     }
 }
 
@@ -143,28 +159,31 @@ fn counts() {
     let relay = Turnpike::start(&lab, Setting::of("native"));
     let words = format!("--allocations 32 --rate {RATE} --duration 2 --max-loss 0 --per-flow");
     let exact = (0..TRIES).find_map(|_| {
-        let run = counted(&lab, &relay, &words);
+        let run = counted(&lab, &relay, &words)?;
         let per_second = run.json["sent_per_second"].as_f64().unwrap();
         println!("asked for {RATE}/s, sent {per_second:.1}/s");
-        let is_exact = (per_second / RATE as f64 - 1.0).abs() < 0.01;
-        assert_eq!(run.json["generator_limited"], !is_exact, "{}", run.said);
-        is_exact.then_some(run)
+        let is_limited = per_second < RATE as f64 * 0.99;
+        assert_eq!(run.json["generator_limited"], is_limited, "{}", run.said);
+        (run.figure("sent") == 2 * RATE).then_some(run)
     });
-    let run = exact.expect("the rate is exact to a hundredth in one of five tries");
+    let run = exact.expect("every packet is sent in one of five tries");
     run.all_of(2 * RATE);
     let flows = run.json["per_flow"].as_array().unwrap();
     assert_eq!(flows.len(), 32);
     assert!(flows.iter().all(|flow| flow["received"].as_u64() == Some(2 * RATE / 32)));
 }
 
-/// A flood without loss, and everybody else's counts of it.
-fn counted(lab: &Lab, relay: &Turnpike<'_>, words: &str) -> Run {
+/// A flood without loss, and everybody else's counts of it; `None`: the generator was held up.
+fn counted(lab: &Lab, relay: &Turnpike<'_>, words: &str) -> Option<Run> {
     let relayed = || relay.metrics().relayed("xdp", "client_to_peer");
     let before =
         (Interface::read(&lab.client, "eth0"), Interface::read(&lab.peer, "eth0"), relayed());
     let run = flood(lab, V4, words);
     let sent = Interface::read(&lab.client, "eth0").since(before.0).sent;
     let received = Interface::read(&lab.peer, "eth0").since(before.1).received;
+    if run.lagged() {
+        return None;
+    }
     let clean = [
         ("lost", 0),
         ("reordered", 0),
@@ -178,16 +197,14 @@ fn counted(lab: &Lab, relay: &Turnpike<'_>, words: &str) -> Run {
     run.assert(0, &clean);
     let said = run.figure("sent");
     assert_eq!((run.figure("received"), run.figure("delivered")), (said, said));
-    // Each CPU's first packet is checked too.
-    let sampled = run.figure("sampled");
-    assert!((said / 64..=said / 64 + 64).contains(&sampled), "{}", run.said);
+    run.one_in(64);
     // Allocations, their end, the way that is tried, and finding neighbours.
     let control = 32 * 5 + 60;
     for (what, counted) in [("client", sent), ("peer", received), ("relay", relayed() - before.2)] {
         println!("{what}: {counted}, the tool says {said}");
         assert!((said..said + control).contains(&counted), "{what}: {counted}: {}", run.said);
     }
-    run
+    Some(run)
 }
 
 fn families_and_directions() {
@@ -246,12 +263,17 @@ fn interrupted() {
     let run = flood_and(&lab, V4, (USER, PASSWORD), "--rate 5000 --duration 60", |tool| {
         let relayed = || relay.metrics().relayed("xdp", "client_to_peer");
         until("packets are relayed", Duration::from_secs(20), || (relayed() > 5000).then_some(()));
+        assert!(has_program(&lab.client) && has_program(&lab.peer), "they are there meanwhile");
         tool.signal(Signal::INT);
     });
     run.assert(130, &[("lost", 0), ("allocations_deleted", 32)]);
     assert!(run.figure("received") >= 5000, "{}", run.said);
-    let shown = lab.client.ip("-d link show dev eth0");
-    assert!(!shown.contains("prog/xdp"), "the sink and its kin are gone: {shown}");
+    assert!(!has_program(&lab.client) && !has_program(&lab.peer), "they go with the tool");
+}
+
+/// Whether an XDP program is on the namespace's `eth0`.
+fn has_program(place: &Namespace) -> bool {
+    place.ip("-d link show dev eth0").contains("prog/xdp")
 }
 
 fn drops() {
@@ -292,14 +314,15 @@ fn damage() {
     let run = through(&lab, &server, "");
     assert_eq!(run.code, Some(1), "{}", run.said);
     run.every(100, "bad_checksum");
-    run.assert(1, &[("corrupted", 0), ("lost", 0)]);
-    // Every seventh packet is looked at whole: what is found is scaled.
-    let words = "--allocations 4 --rate 2000 --duration 2 --sample 7";
+    run.assert(1, &[("corrupted", 0), ("lost", 0), ("flows_with_loss", 0)]);
+    // One packet in four is looked at whole: what is found is scaled.
+    let words = "--allocations 4 --rate 2000 --duration 2 --sample 4";
     let run = flood_and(&lab, &server.addr().to_string(), ("alice", "north"), words, |_| ());
     assert_eq!(run.code, Some(1), "{}", run.said);
     let (found, estimate) = (run.figure("bad_checksum"), run.figure("corrupted_estimate"));
-    assert!((1..=12).contains(&found), "some 40 / 7: {}", run.said);
-    assert!(estimate.abs_diff(7 * found) <= found, "{}", run.said);
+    run.one_in(4);
+    assert!((1..=28).contains(&found), "some 40 / 4: {}", run.said);
+    assert!(estimate.abs_diff(4 * found) <= found, "{}", run.said);
     assert_eq!(run.figure("delivered") + estimate, run.figure("sent"), "{}", run.said);
 }
 
@@ -309,7 +332,37 @@ fn misdelivery() {
     let run = through(&lab, &faulty(&lab, Manners { faults, ..Manners::default() }), "");
     assert_eq!(run.code, Some(1), "{}", run.said);
     run.every(100, "misdelivered");
-    run.assert(1, &[("corrupted", 0), ("lost", 0)]);
+    run.assert(1, &[("corrupted", 0), ("lost", 0), ("flows_with_loss", 0)]);
+}
+
+/// A relay that is wrong for one client only: a sample that takes flows by turns misses it.
+fn one_flow() {
+    let lab = Lab::plain();
+    let faults = Faults::CorruptFlow { flow: 9 };
+    let server = faulty(&lab, Manners { faults, ..Manners::default() });
+    let words = "--allocations 32 --rate 8000 --duration 4 --sample 64";
+    let run = flood_and(&lab, &server.addr().to_string(), ("alice", "north"), words, |_| ());
+    assert_eq!(run.code, Some(1), "{}", run.said);
+    run.one_in(64);
+    // Of the flow's thousand packets some sixteen are in the sample.
+    let (found, estimate) = (run.figure("corrupted"), run.figure("corrupted_estimate"));
+    assert!((1..=48).contains(&found), "{}", run.said);
+    assert!(estimate.abs_diff(64 * found) <= 16 * found, "{}", run.said);
+}
+
+fn other_mac() {
+    let lab = Lab::plain();
+    let server = faulty(&lab, Manners::default());
+    let words = "--allocations 4 --rate 2000 --duration 2 --sample 1";
+    let login = ("alice", "north");
+    let run = flood_and(&lab, &server.addr().to_string(), login, words, |_| {
+        server.await_packets(1000);
+        lab.relay.ip("neighbour replace 10.77.2.2 lladdr 02:00:00:00:00:99 dev peers");
+    });
+    assert_eq!(run.code, Some(1), "{}", run.said);
+    assert!(run.figure("misdelivered") > 1000, "{}", run.said);
+    assert!(run.figure("received") > 900, "{}", run.said);
+    run.assert(1, &[("corrupted", 0), ("lost", 0), ("flows_with_loss", 0)]);
 }
 
 fn partial() {
@@ -348,7 +401,12 @@ fn ceiling() {
     let mac = log.split("--mac ").nth(1).unwrap().get(..17).unwrap().to_owned();
     let words = format!("ceiling --interface eth0 --netns {} --mac {mac}", lab.client.name());
     let paced = run(&lab, &format!("{words} --rate 20000 --duration 1 --sample 1"), |_| ());
-    paced.assert(0, &[("received", 20_000), ("sampled", 20_000), ("lost", 0), ("corrupted", 0)]);
+    paced.all_of(20_000);
+    assert_eq!(paced.figure("sampled"), paced.figure("sent"), "{}", paced.said);
+    let many =
+        run(&lab, &format!("{words} --allocations 65535 --rate 100000 --duration 2"), |_| ());
+    many.assert(0, &[("corrupted", 0), ("misdelivered", 0)]);
+    assert!(many.figure("received") > 65_535, "{}", many.said);
     let flat = run(&lab, &format!("{words} --duration 1"), |_| ());
     println!("ceiling here: {:.0} packets/s", flat.json["received_per_second"].as_f64().unwrap());
     flat.assert(0, &[("corrupted", 0), ("duplicates", 0)]);
@@ -374,6 +432,16 @@ fn messages() {
         let words = words.replace("--peer-address", "--peer-port 9001 --peer-address");
         let run = flood(&lab, V4, &words);
         assert_eq!(run.code, Some(3), "{words}: {}", run.said);
+        assert!(run.said.contains(says), "{words}: {}", run.said);
+    }
+    lab.client.ip("link set eth0 mtu 1280");
+    for (server, words, says) in [
+        ("10.77.1.1?transport=tcp", "", "flood forges UDP packets"),
+        (V4, "--rate 3 --threads 4", "--rate 3 leaves one of 4 threads"),
+        (V4, "--payload 1300", "--payload 1300 does not fit an MTU of 1280"),
+    ] {
+        let run = flood(&lab, server, words);
+        assert_eq!(run.code, Some(2), "{words}: {}", run.said);
         assert!(run.said.contains(says), "{words}: {}", run.said);
     }
     let mut without = Command::new("setpriv");

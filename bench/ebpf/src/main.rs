@@ -217,6 +217,10 @@ fn sink(ctx: XdpContext) -> u32 {
 struct Seen {
     ends: Ends,
     udp: Udp,
+    /// The destination MAC address.
+    mac: [u16; 3],
+    /// Whether the IP header's hop limit and length are those of a packet that a host takes.
+    is_whole: bool,
     /// Where the UDP header begins.
     at: usize,
 }
@@ -235,7 +239,9 @@ impl Seen {
         let mut ends = Ends { src_port: udp.src, dst_port: udp.dst, ..Ends::default() };
         (ends.src[0], ends.src[1]) = (ip.src[0], ip.src[1]);
         (ends.dst[0], ends.dst[1]) = (ip.dst[0], ip.dst[1]);
-        Some(Self { ends, udp: *udp, at: size_of::<Ethernet>() + size_of::<Ipv4>() })
+        let is_whole = packet::is_whole(ip.ttl, ip.total_len, size_of::<Ipv4>(), udp.len);
+        let at = size_of::<Ethernet>() + size_of::<Ipv4>();
+        Some(Self { ends, udp: *udp, mac: eth.dst, is_whole, at })
     }
 
     #[inline(always)]
@@ -245,7 +251,9 @@ impl Seen {
             return None;
         }
         let ends = Ends { src: ip.src, dst: ip.dst, src_port: udp.src, dst_port: udp.dst };
-        Some(Self { ends, udp: *udp, at: size_of::<Ethernet>() + size_of::<Ipv6>() })
+        let is_whole = packet::is_whole(ip.hop_limit, ip.payload_len, 0, udp.len);
+        let at = size_of::<Ethernet>() + size_of::<Ipv6>();
+        Some(Self { ends, udp: *udp, mac: eth.dst, is_whole, at })
     }
 
     /// Whether the end that all flows share is the run's.
@@ -261,7 +269,8 @@ impl Seen {
 
     #[inline(always)]
     fn is_between(&self, ends: &Ends, config: &SinkConfig) -> bool {
-        self.ends.src_port == ends.src_port
+        self.mac == config.mac
+            && self.ends.src_port == ends.src_port
             && self.ends.dst_port == ends.dst_port
             && same(&self.ends.src, &ends.src, config)
             && same(&self.ends.dst, &ends.dst, config)
@@ -282,13 +291,13 @@ fn take(ctx: &XdpContext, config: &SinkConfig, counts: &mut SinkCounts, seen: &S
     let stamp: &[[u16; 4]; STAMP_WORDS] = at(ctx, payload)?;
     let [tag, sequence, seal] = stamp.map(word);
     let is_common = seen.is_common(config);
-    let mut sound = true;
+    let mut sound = seen.is_whole;
     if framed {
         let channel: &Channel = at(ctx, seen.at + UDP_BYTES)?;
         if is_common && channel.number != config.channel {
             return None;
         }
-        sound = u32::from(u16::from_be(channel.len)) == config.payload_bytes;
+        sound &= u32::from(u16::from_be(channel.len)) == config.payload_bytes;
     }
     #[allow(clippy::cast_possible_truncation, reason = "the tag's two halves")]
     let (run, number) = (tag as u32, (tag >> 32) as u32);
@@ -298,10 +307,9 @@ fn take(ctx: &XdpContext, config: &SinkConfig, counts: &mut SinkCounts, seen: &S
     counts.packets += 1;
     // Whole words, here and in `is_intact`: the verifier loses a bound over a narrowing.
     let bytes = usize::from(u16::from_be(seen.udp.len)).wrapping_sub(payload - seen.at);
-    let excess = bytes.wrapping_sub(config.payload_bytes as usize);
-    sound &= excess == 0 || framed && excess < 4;
+    sound &= packet::is_length(bytes, config.payload_bytes, framed);
     sound &= ctx.data_end() - ctx.data() >= payload.wrapping_add(bytes);
-    if !sound || run != config.run || packet::seal(tag, sequence) != seal {
+    if run != config.run || packet::seal(tag, sequence) != seal {
         counts.damaged += 1;
         return Some(());
     }
@@ -309,17 +317,31 @@ fn take(ctx: &XdpContext, config: &SinkConfig, counts: &mut SinkCounts, seen: &S
         counts.damaged += 1;
         return Some(());
     };
-    // SAFETY: an element of a map. A flow's packets come by one receive queue, which one CPU at a
-    // time serves; where they do not, only the counts of all flows stay exact.
+    // SAFETY: an element of a map, plain words. A flow's packets come by one receive queue, which
+    // one CPU at a time serves. Where they come by several, two CPUs may write the element at
+    // once: an update of its window or its counts is lost then, and a duplicate or a reordered
+    // packet may be taken for another kind of arrival; what each CPU counts for itself is exact.
     let flow = unsafe { &mut *flow };
-    if !seen.is_between(&flow.ends, config) {
-        counts.misdelivered += 1;
+    if !sound {
+        counts.damaged += 1;
+        flow.wrong += 1;
         return Some(());
     }
-    // As if every packet were counted from zero: the first one is always checked.
-    if config.sample != 0 && (counts.packets - 1) % u64::from(config.sample) == 0 {
+    if !seen.is_between(&flow.ends, config) {
+        counts.misdelivered += 1;
+        flow.wrong += 1;
+        return Some(());
+    }
+    // The first one is checked too: a short run has a sample.
+    if packet::is_sampled(seal, config.sample) || counts.sampled == 0 {
         counts.sampled += 1;
-        if !is_intact(ctx, config, counts, seen, payload, bytes)? {
+        // A packet that cannot be looked at is not what was sent.
+        let intact = is_intact(ctx, config, counts, seen, payload, bytes).unwrap_or_else(|| {
+            counts.corrupted += 1;
+            false
+        });
+        if !intact {
+            flow.wrong += 1;
             return Some(());
         }
     }

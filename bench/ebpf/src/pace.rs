@@ -64,7 +64,8 @@ pub struct GeneratorState {
     pub sent: u64,
     /// Runs without a packet: none was due.
     pub idle: u64,
-    /// How late the latest packet was sent, nanoseconds; of a flat-out run 0.
+    /// How late the latest packet was sent, or was when it was left out, nanoseconds; of a
+    /// flat-out run 0.
     pub lag_max_ns: u64,
     /// The number of the next packet within its flow.
     pub sequence: u64,
@@ -98,8 +99,15 @@ impl GeneratorState {
         if config.rate == 0 {
             return if elapsed < config.duration_ns { Pace::Send } else { Pace::Over };
         }
-        let all_sent = self.due_ns - self.start_ns >= config.duration_ns;
-        if all_sent || elapsed >= config.duration_ns + LAG_MAX_NS {
+        if self.due_ns - self.start_ns >= config.duration_ns {
+            return Pace::Over;
+        }
+        if elapsed >= config.duration_ns + LAG_MAX_NS {
+            // What is left out at the end was held up like what is sent late. Once: the program
+            // may be run again when it is over.
+            if self.is_over == 0 {
+                self.lag_max_ns = self.lag_max_ns.max(now.saturating_sub(self.due_ns));
+            }
             return Pace::Over;
         }
         if now < self.due_ns || now < self.sent_ns + config.interval_ns / CATCH_UP {
@@ -190,6 +198,31 @@ mod tests {
         let hang = START + 500_000_000;
         state.sent(&config, hang);
         assert_eq!(state.due_ns, hang - LAG_MAX_NS);
+    }
+
+    #[test]
+    fn a_hold_up_at_the_end_is_a_lag() {
+        let config = config(1000, 1_000_000_000);
+        let mut state = GeneratorState::default();
+        assert_eq!(state.pace(&config, START), Pace::Send);
+        state.sent(&config, START);
+        let end = START + 1_000_000_000 + LAG_MAX_NS;
+        assert_eq!(state.pace(&config, end), Pace::Over);
+        assert_eq!(state.lag_max_ns, end - START - 1_000_000);
+        state.is_over = 1;
+        assert_eq!(state.pace(&config, end + 5), Pace::Over);
+        assert_eq!(state.lag_max_ns, end - START - 1_000_000, "a run that is over has no lag");
+    }
+
+    #[test]
+    fn a_run_that_is_ended_early_has_no_lag() {
+        let config = config(1000, 1_000_000_000);
+        let mut state = GeneratorState::default();
+        assert_eq!(state.pace(&config, START), Pace::Send);
+        state.sent(&config, START);
+        let stopped = GeneratorConfig { duration_ns: 0, ..config };
+        assert_eq!(state.pace(&stopped, START + 2 * LAG_MAX_NS), Pace::Over);
+        assert_eq!(state.lag_max_ns, 0);
     }
 
     #[test]

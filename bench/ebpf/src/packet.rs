@@ -71,7 +71,7 @@ pub struct SinkConfig {
     pub flows: u32,
     /// Bytes of application data.
     pub payload_bytes: u32,
-    /// Every so manyth packet is checked whole.
+    /// One packet in so many is checked whole: see [`is_sampled`].
     pub sample: u32,
     /// [`Common`], as a number.
     pub common: u32,
@@ -81,8 +81,10 @@ pub struct SinkConfig {
     pub family: u16,
     /// The common end; the other half is not looked at.
     pub ends: Ends,
+    /// The MAC address of the sink's interface, as it lies in the packet.
+    pub mac: [u16; 3],
     /// Zero.
-    pub pad: u32,
+    pub pad: [u16; 3],
     /// The payload's words.
     pub fill: Payload,
     /// Which of their bits are compared: see [`compared`].
@@ -105,6 +107,8 @@ pub struct SinkFlow {
     pub duplicates: u64,
     /// Packets too far behind to be judged.
     pub too_late: u64,
+    /// Packets of the flow, by their stamp, that were misdelivered or not as they were sent.
+    pub wrong: u64,
     /// What was seen.
     pub window: Window,
 }
@@ -125,7 +129,8 @@ pub struct SinkCounts {
     pub too_late: u64,
     /// Packets checked whole.
     pub sampled: u64,
-    /// Packets whose length or stamp, which are looked at in every packet, are not what was sent.
+    /// Packets whose lengths, hop limit or stamp, which are looked at in every packet, are not
+    /// those of a packet that was sent.
     pub damaged: u64,
     /// Packets of the sample with a byte that was not sent.
     pub corrupted: u64,
@@ -135,7 +140,8 @@ pub struct SinkCounts {
     pub partial_checksum: u64,
     /// Packets of the sample without a UDP checksum, on IPv4.
     pub no_checksum: u64,
-    /// Packets that carry another flow than their addresses say.
+    /// Packets that carry another flow than their addresses say, or go to another MAC address
+    /// than the sink's.
     pub misdelivered: u64,
     /// Frames of others.
     pub passed: u64,
@@ -155,6 +161,34 @@ pub const fn tag(run: u32, flow: u32) -> u64 {
 pub const fn seal(tag: u64, sequence: u64) -> u64 {
     let mixed = (sequence ^ tag.rotate_left(17)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     (mixed ^ mixed >> 29).wrapping_mul(0xBF58_476D_1CE4_E5B9)
+}
+
+/// Whether a packet with this seal is one of every `sample` that are checked whole; 0: none is.
+///
+/// The seal decides, so that the sample goes through all flows and all numbers, and falls in step
+/// with nothing that a relay does to every so manyth packet.
+#[must_use]
+#[inline(always)]
+pub const fn is_sampled(seal: u64, sample: u32) -> bool {
+    sample != 0 && ((seal >> 32) * sample as u64) >> 32 == 0
+}
+
+/// Whether a host takes a packet whose IP header has these fields (wire), `network_bytes` of the
+/// header counted in its length: it may still travel, and ends where its datagram ends.
+#[must_use]
+#[inline(always)]
+pub const fn is_whole(hop_limit: u8, length: u16, network_bytes: usize, udp_len: u16) -> bool {
+    let ends = u16::from_be(length) as usize == network_bytes + u16::from_be(udp_len) as usize;
+    hop_limit != 0 && ends
+}
+
+/// Whether a datagram's data of `bytes`, behind the ChannelData header if there is one, can be a
+/// payload of `payload_bytes`: a ChannelData message may be padded (RFC 8656 §12.5).
+#[must_use]
+#[inline(always)]
+pub const fn is_length(bytes: usize, payload_bytes: u32, framed: bool) -> bool {
+    let excess = bytes.wrapping_sub(payload_bytes as usize);
+    excess == 0 || framed && excess == payload_bytes.wrapping_neg() as usize % 4
 }
 
 /// Adds a word of eight bytes to a ones' complement sum; room for millions of them.
@@ -270,7 +304,8 @@ mod tests {
             channel: 0,
             family: 4,
             ends: Ends::default(),
-            pad: 0,
+            mac: [0; 3],
+            pad: [0; 3],
             fill,
             compared: compared(payload_bytes),
         }
@@ -282,6 +317,68 @@ mod tests {
         for bit in 0..64 {
             assert_ne!(seal(tag(7, 9) ^ 1 << bit, 12), sealed);
             assert_ne!(seal(tag(7, 9), 12 ^ 1 << bit), sealed);
+        }
+    }
+
+    #[test]
+    fn the_sample_goes_through_every_flow_and_every_turn_of_numbers() {
+        const FLOWS: u32 = 32;
+        const SAMPLE: u32 = 64;
+        const PACKETS: u64 = 64_000;
+        let (mut flows, mut turns) = ([0u32; FLOWS as usize], [0u32; SAMPLE as usize]);
+        for (flow, count) in (0..FLOWS).zip(&mut flows) {
+            for sequence in 0..PACKETS {
+                if is_sampled(seal(tag(7, flow), sequence), SAMPLE) {
+                    *count += 1;
+                    turns[usize::try_from(sequence).unwrap() % turns.len()] += 1;
+                }
+            }
+        }
+        // A thousand are expected of each flow, and half as many at each place of the turn.
+        assert!(flows.iter().all(|count| (850..1150).contains(count)), "{flows:?}");
+        assert!(turns.iter().all(|count| (400..600).contains(count)), "{turns:?}");
+    }
+
+    #[test]
+    fn a_sample_of_one_is_everything_and_of_none_is_nothing() {
+        for seal in [0, 1, u64::MAX, seal(3, 4)] {
+            assert!(is_sampled(seal, 1));
+            assert!(!is_sampled(seal, 0));
+        }
+        assert!(is_sampled(u64::MAX / 2, 2) && !is_sampled(u64::MAX / 2 + 1, 2));
+    }
+
+    #[test]
+    fn a_host_takes_a_packet_that_ends_with_its_datagram_and_may_travel() {
+        let (ip, udp) = (228u16.to_be(), 208u16.to_be());
+        assert!(is_whole(1, ip, 20, udp) && is_whole(255, udp, 0, udp));
+        for (hop_limit, length, udp_len) in
+            [(0, ip, udp), (64, 229u16.to_be(), udp), (64, 227u16.to_be(), udp), (64, ip, 0)]
+        {
+            assert!(!is_whole(hop_limit, length, 20, udp_len), "{hop_limit} {length} {udp_len}");
+        }
+        assert!(!is_whole(64, ip, 0, udp));
+    }
+
+    #[test]
+    fn a_payload_may_be_padded_to_words_of_four_in_channel_data_only() {
+        for (payload_bytes, lengths) in [
+            (24, &[24][..]),
+            (25, &[25, 28]),
+            (199, &[199, 200]),
+            (1397, &[1397, 1400]),
+            (1400, &[1400]),
+        ] {
+            for bytes in 0..1500 {
+                let taken = lengths.contains(&bytes);
+                assert_eq!(is_length(bytes, payload_bytes, true), taken, "{bytes}");
+                let exact = bytes == payload_bytes as usize;
+                assert_eq!(is_length(bytes, payload_bytes, false), exact, "{bytes}");
+                assert!(
+                    !taken || bytes <= PAYLOAD_BYTES_MAX as usize,
+                    "what the sink has room for"
+                );
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use clap::Args;
 use relay_bench_ebpf::packet::Common;
 
-use crate::cli::{EXIT_INTERRUPTED, EXIT_PARTIAL};
+use crate::cli::{EXIT_INTERRUPTED, EXIT_PARTIAL, EXIT_USAGE};
 use crate::flood::findings::{Asked, Control, Findings, Name};
 use crate::flood::kernel::{Attached, Sink};
 use crate::flood::place::Place;
@@ -22,10 +22,22 @@ use crate::flood::shape::{Shape, parse_mac};
 use crate::host;
 use crate::turn::framing::channel;
 
-/// Where the flows seem to come from and to go: the block for benchmarks (RFC 2544). The packets
-/// go one link and back, and are addressed by MAC.
-const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
+/// Ports that clients of one host have, from [`FIRST_PORT`] on; more flows come from the next host.
+const PORTS_PER_HOST: u32 = 60_000;
+const FIRST_PORT: u16 = 1024;
+/// Where the flows seem to go, and below where from: the block for benchmarks (RFC 2544). The
+/// packets go one link and back, and are addressed by MAC.
 const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 18, 0, 2)), 3478);
+const FIRST_CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 1);
+/// Bytes of headers around a payload: IPv4, UDP, ChannelData.
+const HEADERS: u64 = 32;
+
+/// The client of a flow.
+fn client(number: u32) -> SocketAddr {
+    let host = Ipv4Addr::from_bits(FIRST_CLIENT.to_bits() + number / PORTS_PER_HOST);
+    let above = u16::try_from(number % PORTS_PER_HOST).expect("fewer than ports");
+    SocketAddr::new(IpAddr::V4(host), FIRST_PORT + above)
+}
 
 #[derive(Debug, Args)]
 pub(crate) struct Reflect {
@@ -84,20 +96,23 @@ impl Ceiling {
         let stop = host::stop_on_signals(EXIT_INTERRUPTED)?;
         let place = Place::new(self.netns.clone());
         let interface = place.interface(&self.interface)?;
-        let flow = |number: u32| {
-            // As many ports as clients of one host would have, then the next host.
-            let port = u16::try_from(1024 + number % 60_000).expect("below 61,024");
-            let client = SocketAddr::new(CLIENT, port);
+        let checked = self.shape.check();
+        if let Err(unusable) = checked.and_then(|()| self.shape.check_mtu(interface.mtu, HEADERS)) {
+            eprintln!("relay-bench: {unusable}");
+            return Ok(ExitCode::from(EXIT_USAGE));
+        }
+        let flow = |number| {
+            let client = client(number);
             Ends { sent: (client, SERVER), seen: (client, SERVER) }
         };
-        let flows: Vec<Ends> = (0..self.shape.allocations.get().min(60_000)).map(flow).collect();
+        let flows: Vec<Ends> = (0..self.shape.allocations.get()).map(flow).collect();
         let names: Vec<Name> = flows
             .iter()
             .map(|ends| Name { client: ends.sent.0.to_string(), relayed: None })
             .collect();
         let mut sink = Sink::attach(&place, &interface, self.shape.allocations.get())?;
         let way = (self.mac, Some(channel()), true, Common::Destination);
-        let flood = self.shape.flood(&place, &interface, flows, way)?;
+        let flood = self.shape.flood(&place, &interface, flows, interface.mac, way)?;
         let bar = self.shape.bar();
         let measured = flood
             .run(&mut sink, &stop, &bar, || {
@@ -125,6 +140,7 @@ impl Ceiling {
             asked: Asked { server: "a bare reflector".to_owned(), ..self.shape.asked() },
             ending: (ending.0, ending.1.to_owned()),
             control: Control::default(),
+            sink_queues: place.receive_queues(&interface.name),
             interfaces: Some((interface.clone(), interface)),
             measured: Some(&measured),
             names: &names,
@@ -139,5 +155,18 @@ impl Ceiling {
                 Ok(ExitCode::from(code))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flow_has_its_own_client() {
+        let clients: std::collections::HashSet<_> = (0..65_535).map(client).collect();
+        assert_eq!(clients.len(), 65_535);
+        assert_eq!(client(59_999), "198.18.1.1:61023".parse().unwrap());
+        assert_eq!(client(60_000), "198.18.1.2:1024".parse().unwrap());
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct Asked {
     pub(crate) duration_secs: u32,
     /// Threads that generate.
     pub(crate) threads: u32,
-    /// Every so manyth packet is checked whole.
+    /// One packet in so many is checked whole.
     pub(crate) sample: u32,
 }
 
@@ -63,6 +63,8 @@ pub(crate) struct Findings<'a> {
     pub(crate) control: Control,
     /// The generator's interface, and the sink's.
     pub(crate) interfaces: Option<(Interface, Interface)>,
+    /// Receive queues of the sink's interface, if they are known.
+    pub(crate) sink_queues: Option<usize>,
     /// What was measured, if anything was sent.
     pub(crate) measured: Option<&'a Measured>,
     /// The flows.

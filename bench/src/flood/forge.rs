@@ -63,6 +63,12 @@ pub(crate) fn ends(src: SocketAddr, dst: SocketAddr) -> Ends {
     }
 }
 
+/// A MAC address as it lies in a packet.
+pub(crate) fn mac_words(mac: [u8; 6]) -> [u16; 3] {
+    let [a, b, c, d, e, f] = mac;
+    [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)
+}
+
 fn octets(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),

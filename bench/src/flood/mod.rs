@@ -22,7 +22,7 @@ use clap::{Args, ValueEnum};
 use relay_bench_ebpf::packet::Common;
 use relay_common::addr::PeerAddr;
 
-use crate::cli::{EXIT_INTERRUPTED, ServerArgs};
+use crate::cli::{EXIT_INTERRUPTED, EXIT_USAGE, ServerArgs};
 use crate::clock::{Clock, MILLISECOND_NS};
 use crate::flood::clients::{Addresses, Clients, Trouble};
 use crate::flood::ending::Ending;
@@ -31,7 +31,7 @@ use crate::flood::kernel::{Attached, Sink};
 use crate::flood::place::{Interface, Place};
 use crate::flood::report::Report;
 use crate::flood::run::{Ends, Flood, Measured, Stopped};
-use crate::flood::shape::{Shape, parse_mac};
+use crate::flood::shape::{Shape, Unusable, parse_mac};
 use crate::host;
 use crate::turn::client::{ClientSetup, Stage};
 use crate::turn::framing::{Framing, channel};
@@ -106,12 +106,15 @@ impl FloodArgs {
     /// The run cannot begin.
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
         let stop = host::stop_on_signals(EXIT_INTERRUPTED)?;
-        anyhow::ensure!(
-            self.server.target.transport() == Transport::Udp,
-            "flood forges UDP packets: measure turn:HOST, and the other transports with `load`"
-        );
+        if let Err(unusable) = self.check() {
+            return Ok(misused(&unusable));
+        }
         host::raise_file_limit();
         let rig = self.rig()?;
+        let mtu = rig.client_interface.mtu.min(rig.peer_interface.mtu);
+        if let Err(unusable) = self.shape.check_mtu(mtu, HEADER_BYTES_MAX) {
+            return Ok(misused(&unusable));
+        }
         let outcome = self.flood(&rig, &stop)?;
         let name = |addresses: &Addresses| Name {
             client: addresses.client.to_string(),
@@ -124,6 +127,7 @@ impl FloodArgs {
             ending: (outcome.ending.name(), outcome.ending.to_string()),
             control: outcome.control,
             interfaces: Some((from.1.clone(), at.1.clone())),
+            sink_queues: at.0.receive_queues(&at.1.name),
             measured: outcome.measured.as_ref(),
             names: &names,
             max_loss: self.shape.max_loss,
@@ -137,6 +141,14 @@ impl FloodArgs {
                 Ok(ExitCode::from(code))
             }
         }
+    }
+
+    /// Whether the arguments make sense together.
+    fn check(&self) -> Result<(), Unusable> {
+        if self.server.target.transport() != Transport::Udp {
+            return Err(Unusable::NotUdp);
+        }
+        self.shape.check()
     }
 
     fn rig(&self) -> anyhow::Result<Rig> {
@@ -160,20 +172,13 @@ impl FloodArgs {
             Some(name) => name.clone(),
             None => peers.interface_of(peer).context("where is the peer? (--peer-interface)")?,
         };
-        let rig = Rig {
+        Ok(Rig {
             client_interface: clients.interface(&client_interface)?,
             peer_interface: peers.interface(&peer_interface)?,
             clients,
             peers,
             peer: SocketAddr::new(peer, self.peer_port),
-        };
-        let mtu = rig.client_interface.mtu.min(rig.peer_interface.mtu);
-        anyhow::ensure!(
-            u64::from(self.shape.payload) + HEADER_BYTES_MAX <= mtu,
-            "--payload {} does not fit an MTU of {mtu} bytes with its headers",
-            self.shape.payload
-        );
-        Ok(rig)
+        })
     }
 
     /// Where the generator sends, and where the sink is.
@@ -309,7 +314,7 @@ impl FloodArgs {
         server: SocketAddr,
         allocations: &[Addresses],
     ) -> anyhow::Result<Flood> {
-        let ((place, interface), _) = self.ends_of(rig);
+        let ((place, interface), (_, at)) = self.ends_of(rig);
         let peer = rig.peer;
         let flow = |&Addresses { client, relayed }: &Addresses| match self.direction {
             Direction::ToPeer => Ends { sent: (client, server), seen: (relayed, peer) },
@@ -337,7 +342,7 @@ impl FloodArgs {
             Direction::ToPeer => (Some(channel()), false, Common::Destination),
             Direction::ToClient => (None, true, Common::Source),
         };
-        self.shape.flood(place, interface, flows, (dst_mac, channel, framed, common))
+        self.shape.flood(place, interface, flows, at.mac, (dst_mac, channel, framed, common))
     }
 
     fn asked(&self, rig: &Rig) -> anyhow::Result<Asked> {
@@ -351,4 +356,10 @@ impl FloodArgs {
             ..self.shape.asked()
         })
     }
+}
+
+/// Says what makes no sense; the exit code.
+fn misused(unusable: &Unusable) -> ExitCode {
+    eprintln!("relay-bench: {unusable}");
+    ExitCode::from(EXIT_USAGE)
 }

@@ -84,6 +84,28 @@ impl Place {
         Ok(name.to_owned())
     }
 
+    /// Receive queues of an interface; `None`: not known.
+    pub(crate) fn receive_queues(&self, interface: &str) -> Option<usize> {
+        let path = format!("/sys/class/net/{interface}/queues");
+        let names = match &self.netns {
+            None => {
+                let entries = std::fs::read_dir(path).ok()?;
+                let name = |entry: io::Result<std::fs::DirEntry>| {
+                    entry.ok()?.file_name().into_string().ok()
+                };
+                entries.filter_map(name).collect()
+            }
+            // A file system shows the interfaces of the namespace that it was mounted in.
+            Some(netns) => {
+                let shown = Command::new("ip").args(["netns", "exec", netns, "ls", &path]).output();
+                let shown = String::from_utf8(shown.ok()?.stdout).ok()?;
+                shown.lines().map(str::to_owned).collect::<Vec<_>>()
+            }
+        };
+        let queues = names.iter().filter(|name| name.starts_with("rx-")).count();
+        (queues > 0).then_some(queues)
+    }
+
     /// The first global address of an interface in the family of `like`.
     ///
     /// # Errors

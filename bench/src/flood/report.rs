@@ -17,6 +17,8 @@ const RATE_REACHED: f64 = 0.99;
 const LOSS_PERCENT_OF_A_LIMIT: f64 = 0.1;
 /// A generator that was later than this sent bursts, milliseconds.
 const LAG_MS_NOTABLE: f64 = 5.0;
+/// An interface that counted less than this share of what was sent did not carry it all.
+const CARRIED: f64 = 0.999;
 /// Flows listed in the text.
 const WORST_FLOWS: usize = 5;
 
@@ -50,6 +52,7 @@ pub(crate) struct Report {
     sent_per_second: f64,
     lag_max_ms: Option<f64>,
     interface_sent: Option<u64>,
+    sink_queues: Option<usize>,
     received: u64,
     received_per_second: f64,
     delivered: u64,
@@ -72,6 +75,9 @@ pub(crate) struct Report {
     violations: Vec<String>,
     #[serde(skip)]
     worst: Vec<Flow>,
+    /// Damaged packets that no flow knows of.
+    #[serde(skip)]
+    untold: u64,
 }
 
 impl Report {
@@ -83,23 +89,30 @@ impl Report {
         let send_secs = measured.map_or(0.0, |measured| measured.send_ns as f64 / 1e9);
         let per_second = |count: u64| if send_secs > 0.0 { count as f64 / send_secs } else { 0.0 };
         let wrong = counts.corrupted + counts.bad_checksum;
-        // Of the rest of the packets, as many as of the sample.
-        let rest = counts.packets - counts.damaged;
+        // Of the packets that the sample is taken of, as many as of the sample.
+        let rest = counts.packets - counts.damaged - counts.misdelivered;
         let scaled = (wrong * rest + counts.sampled / 2).checked_div(counts.sampled).unwrap_or(0);
         let corrupted_estimate = scaled + counts.damaged;
-        let arrived =
-            counts.received + counts.too_late + counts.damaged + counts.misdelivered + wrong;
+        // One that is too late may be a duplicate, which must not stand for a packet that is lost.
+        let arrived = counts.received + counts.damaged + counts.misdelivered + wrong;
         let lost = sent.saturating_sub(arrived);
         let loss_percent = percent(lost, sent);
         let flows = flows(measured.as_ref().map_or(&[], |measured| &measured.flows), names);
+        let told = measured
+            .map_or(0, |measured| measured.flows.iter().map(|flow| flow.sink.wrong).sum::<u64>());
+        let untold = (counts.damaged + counts.misdelivered + wrong).saturating_sub(told);
         let flows_with_loss = flows.iter().filter(|flow| flow.lost > 0).count();
         let mut worst: Vec<Flow> = flows.iter().filter(|flow| flow.lost > 0).cloned().collect();
         worst.sort_by_key(|flow| std::cmp::Reverse(flow.lost));
         worst.truncate(WORST_FLOWS);
+        let interface_sent = measured.and_then(|measured| measured.interface_sent);
+        // A veth has no ring of its own: what it did not send, its far end did not take.
+        let has_ring = interfaces.as_ref().is_some_and(|(from, _)| from.driver != "veth");
         let generator_limited = match asked.rate_total {
             Some(rate) => per_second(sent) < rate as f64 * RATE_REACHED,
             None => loss_percent < LOSS_PERCENT_OF_A_LIMIT,
         };
+        let generator_limited = generator_limited || has_ring && is_short(interface_sent, sent);
         let violations = violations(&counts, loss_percent, findings.max_loss, corrupted_estimate);
         Self {
             tool: concat!("relay-bench ", env!("CARGO_PKG_VERSION")),
@@ -114,7 +127,8 @@ impl Report {
             sent,
             sent_per_second: per_second(sent),
             lag_max_ms: measured.and_then(|measured| Some(measured.lag_max_ns? as f64 / 1e6)),
-            interface_sent: measured.and_then(|measured| measured.interface_sent),
+            interface_sent,
+            sink_queues: findings.sink_queues,
             received: counts.received,
             received_per_second: per_second(counts.received),
             delivered: counts.received.saturating_sub(scaled.saturating_sub(wrong)),
@@ -135,6 +149,7 @@ impl Report {
             per_flow: (findings.per_flow == PerFlow::Listed).then_some(flows),
             violations,
             worst,
+            untold,
         }
     }
 
@@ -235,7 +250,7 @@ impl Report {
         }
         writeln!(
             out,
-            "order       {} reordered, {} duplicates, {} too late to tell",
+            "order       {} reordered, {} duplicates, {} too late to tell from them, and so lost",
             self.reordered, self.duplicates, self.too_late
         )?;
         writeln!(
@@ -248,6 +263,7 @@ impl Report {
     fn write_notes(&self, out: &mut String) -> fmt::Result {
         if self.generator_limited {
             let what = match self.asked.rate_total {
+                _ if is_short(self.interface_sent, self.sent) => "frames did not leave",
                 Some(_) => "the offered rate was not reached",
                 None => "flat out, and next to nothing was lost",
             };
@@ -260,11 +276,26 @@ impl Report {
                  its burst's"
             )?;
         }
-        if self.interface_sent.is_some_and(|count| (count as f64) < self.sent as f64 * 0.999) {
+        if is_short(self.interface_sent, self.sent) {
             writeln!(
                 out,
                 "note        the interface did not carry all frames: its queue overflowed, or the \
                  far end does not take them by XDP (`relay-bench reflect`, or any XDP program)"
+            )?;
+        }
+        if let Some(queues) = self.sink_queues.filter(|queues| *queues > 1) {
+            writeln!(
+                out,
+                "note        the sink's interface has {queues} receive queues: if packets of one \
+                 flow come by several, order, duplicates and each flow's counts are not exact"
+            )?;
+        }
+        if self.flows_with_loss > 0 && self.untold > 0 {
+            writeln!(
+                out,
+                "note        {} packets came with a stamp that does not say whose they are: their \
+                 flows count them as lost, the sum does not",
+                self.untold
             )?;
         }
         if self.partial_checksum > 0 {
@@ -288,6 +319,11 @@ impl Report {
     }
 }
 
+/// Whether the sending interface counted fewer packets than were sent.
+fn is_short(interface_sent: Option<u64>, sent: u64) -> bool {
+    interface_sent.is_some_and(|count| (count as f64) < sent as f64 * CARRIED)
+}
+
 fn flows(flows: &[FlowResult], names: &[Name]) -> Vec<Flow> {
     let line = |(index, (flow, name)): (usize, (&FlowResult, &Name))| Flow {
         allocation: index + 1,
@@ -295,7 +331,7 @@ fn flows(flows: &[FlowResult], names: &[Name]) -> Vec<Flow> {
         relayed: name.relayed.clone(),
         sent: flow.sent,
         received: flow.sink.received,
-        lost: flow.sent.saturating_sub(flow.sink.received + flow.sink.too_late),
+        lost: flow.sent.saturating_sub(flow.sink.received + flow.sink.wrong),
         reordered: flow.sink.reordered,
         duplicates: flow.sink.duplicates,
     };
@@ -315,14 +351,15 @@ fn violations(
     if corrupted_estimate > 0 {
         violations.push(format!(
             "damage: some {corrupted_estimate} packets did not arrive as they were sent ({} \
-             with a wrong stamp or length, {} with wrong bytes and {} with a wrong checksum among \
-             {} checked whole)",
+             with a wrong stamp, length or hop limit, {} with wrong bytes and {} with a wrong \
+             checksum among {} checked whole)",
             counts.damaged, counts.corrupted, counts.bad_checksum, counts.sampled
         ));
     }
     if counts.misdelivered > 0 {
         violations.push(format!(
-            "misdelivery: {} packets arrived between other addresses than their own",
+            "misdelivery: {} packets arrived between other addresses than their own, \
+             or for another MAC address than the sink's",
             counts.misdelivered
         ));
     }
@@ -331,4 +368,101 @@ fn violations(
 
 fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 * 100.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flood::run::{Measured, Stopped};
+    use relay_bench_ebpf::packet::SinkFlow;
+    use zerocopy::FromZeros as _;
+
+    fn asked(rate_total: Option<u64>) -> Asked {
+        Asked {
+            command: String::new(),
+            server: String::new(),
+            peer: None,
+            direction: "to-peer",
+            allocations: 1,
+            rate_total,
+            payload_bytes: 200,
+            duration_secs: 1,
+            threads: 1,
+            sample: 1,
+        }
+    }
+
+    /// The report of one flow that sent 1000 packets in a second through such an interface.
+    fn report(driver: &str, interface_sent: u64, counts: SinkCounts, sink: SinkFlow) -> Report {
+        let interface = Interface {
+            name: "eth0".to_owned(),
+            index: 2,
+            mac: [2; 6],
+            mtu: 1500,
+            driver: driver.to_owned(),
+            xdp: None,
+        };
+        let measured = Measured {
+            sent: 1000,
+            send_ns: 1_000_000_000,
+            lag_max_ns: Some(0),
+            interface_sent: Some(interface_sent),
+            counts,
+            flows: vec![FlowResult { sent: 1000, sink }],
+            stopped: Stopped::Done,
+        };
+        Report::new(Findings {
+            asked: asked(Some(1000)),
+            ending: ("completed", "completed".to_owned()),
+            control: Control::default(),
+            interfaces: Some((interface.clone(), interface)),
+            sink_queues: Some(1),
+            measured: Some(&measured),
+            names: &[Name { client: "c".to_owned(), relayed: None }],
+            max_loss: None,
+            per_flow: PerFlow::Listed,
+        })
+    }
+
+    fn lost(report: &Report) -> (u64, u64) {
+        let flows = report.per_flow.as_ref().unwrap();
+        (report.lost, flows.iter().map(|flow| flow.lost).sum())
+    }
+
+    fn flow(received: u64, wrong: u64, too_late: u64) -> SinkFlow {
+        SinkFlow { received, wrong, too_late, ..SinkFlow::new_zeroed() }
+    }
+
+    #[test]
+    fn a_late_duplicate_does_not_stand_for_a_lost_packet() {
+        let counts =
+            SinkCounts { packets: 1000, received: 990, too_late: 10, ..Default::default() };
+        assert_eq!(lost(&report("veth", 1000, counts, flow(990, 0, 10))), (10, 10));
+    }
+
+    #[test]
+    fn what_arrived_wrong_is_lost_neither_in_the_sum_nor_in_its_flow() {
+        let counts = SinkCounts {
+            packets: 1000,
+            received: 985,
+            sampled: 992,
+            damaged: 1,
+            corrupted: 2,
+            bad_checksum: 5,
+            misdelivered: 7,
+            ..Default::default()
+        };
+        let all_told = report("veth", 1000, counts, flow(985, 15, 0));
+        assert_eq!((lost(&all_told), all_told.flows_with_loss), ((0, 0), 0));
+        let untold = report("veth", 1000, counts, flow(985, 14, 0));
+        assert_eq!((lost(&untold), untold.untold), ((0, 1), 1));
+        assert!(untold.text().contains("1 packets came with a stamp"), "{}", untold.text());
+    }
+
+    #[test]
+    fn frames_that_do_not_leave_a_card_are_not_the_relays_loss() {
+        let counts = SinkCounts { packets: 900, received: 900, ..Default::default() };
+        let of = |driver, sent| report(driver, sent, counts, flow(900, 0, 0)).generator_limited;
+        assert!(of("ixgbe", 998) && !of("ixgbe", 999) && !of("veth", 900));
+    }
 }

@@ -40,7 +40,9 @@ pub(crate) struct Flood {
     pub(crate) framed: bool,
     /// Which end of what arrives is the same for all flows.
     pub(crate) common: Common,
-    /// Every so manyth packet is checked whole.
+    /// The MAC address of the sink's interface.
+    pub(crate) sink_mac: [u8; 6],
+    /// One packet in so many is checked whole.
     pub(crate) sample: u32,
     /// Packets a second over all flows; `None`: flat out.
     pub(crate) rate: Option<u64>,
@@ -70,7 +72,8 @@ pub(crate) struct FlowResult {
 pub(crate) struct Measured {
     /// Packets sent.
     pub(crate) sent: u64,
-    /// From the first to the last packet, nanoseconds; of a paced run at least its duration.
+    /// From the first packet of any thread to the last one of any, nanoseconds; of a paced run at
+    /// least its duration.
     pub(crate) send_ns: u64,
     /// How late the latest packet was sent, nanoseconds; flat out none is due at a time.
     pub(crate) lag_max_ns: Option<u64>,
@@ -145,8 +148,6 @@ impl Flood {
         let counts = drain(sink, &mut beside)?;
         let interface_sent = before.zip(interface_sent()).map(|(before, after)| after - before);
         let sent = states.iter().map(|state| state.sent).sum();
-        let span = |state: &GeneratorState| state.sent_ns.saturating_sub(state.start_ns);
-        let longest = states.iter().map(span).max().unwrap_or(0);
         let whole = self.rate.filter(|_| stopped == Stopped::Done).map_or(0, |_| self.duration_ns);
         let lag_max_ns = states.iter().map(|state| state.lag_max_ns).max();
         let lag_max_ns = lag_max_ns.filter(|_| self.rate.is_some());
@@ -158,7 +159,7 @@ impl Flood {
             .collect();
         Ok(Measured {
             sent,
-            send_ns: longest.max(whole),
+            send_ns: span(&states).max(whole),
             lag_max_ns,
             interface_sent,
             counts,
@@ -172,7 +173,8 @@ impl Flood {
         let first = self.flows.first().context("a flood without flows")?;
         let layout = self.mould.layout(first.sent.1);
         let image = self.mould.image(first.sent.1);
-        let threads = usize::try_from(self.threads)?.min(self.flows.len());
+        let threads = threads_of(self.threads, self.flows.len());
+        let shares = self.rate.map(|rate| shares(rate, self.flows.len(), threads));
         let deal = |index: usize| -> anyhow::Result<(Generator, Dial, Stop)> {
             let flows: Vec<GeneratorFlow> = (0u32..)
                 .zip(&self.flows)
@@ -182,12 +184,8 @@ impl Flood {
                     self.mould.flow(*src, *dst, packet::tag(self.run, number))
                 })
                 .collect();
-            let rate = self.rate.map_or(0, |rate| {
-                // Flows are not always dealt out evenly, and each flow has the same rate.
-                let upto = |flows: usize| rate * flows as u64 / self.flows.len() as u64;
-                let before: usize = (0..index).map(|other| self.flows_of(other, threads)).sum();
-                upto(before + flows.len()) - upto(before)
-            });
+            let rate = shares.as_ref().map_or(0, |shares| shares[index]);
+            assert!(self.rate.is_none() || rate > 0, "the command line was looked at before");
             let config = GeneratorConfig {
                 rate: 0,
                 duration_ns: self.duration_ns,
@@ -200,10 +198,6 @@ impl Flood {
                 checksum_word: u32::try_from(layout.checksum / 8)?,
                 checksum_shift: u32::try_from(layout.checksum % 8 * 8)?,
             };
-            anyhow::ensure!(
-                self.rate.is_none() || rate > 0,
-                "--rate is smaller than the number of --threads"
-            );
             Generator::load(&config.with_rate(rate), &flows, &image, self.interface.index)
         };
         let mut all = Generators { generators: Vec::new(), dials: Vec::new(), stops: Vec::new() };
@@ -216,15 +210,11 @@ impl Flood {
         Ok(all)
     }
 
-    fn flows_of(&self, thread: usize, threads: usize) -> usize {
-        (self.flows.len() + threads - 1 - thread) / threads
-    }
-
     /// Packets that a flow sent: the flows of a thread take turns.
     fn sent_by(&self, flow: usize, states: &[GeneratorState]) -> u64 {
         let threads = states.len();
         let (thread, place) = (flow % threads, flow / threads);
-        let flows = self.flows_of(thread, threads) as u64;
+        let flows = flows_of(thread, threads, self.flows.len()) as u64;
         let sent = states[thread].sent;
         sent / flows + u64::from((place as u64) < sent % flows)
     }
@@ -242,7 +232,8 @@ impl Flood {
             channel: if self.framed { channel } else { 0 },
             family,
             ends: ends.unwrap_or_default(),
-            pad: 0,
+            mac: forge::mac_words(self.sink_mac),
+            pad: [0; 3],
             fill: self.mould.fill,
             compared: packet::compared(self.mould.payload_bytes.into()),
         }
@@ -290,6 +281,42 @@ impl Flood {
     }
 }
 
+/// Threads that generate: each has a flow at least.
+fn threads_of(asked: u32, flows: usize) -> usize {
+    usize::try_from(asked).unwrap_or(usize::MAX).min(flows)
+}
+
+/// Flows of a thread.
+fn flows_of(thread: usize, threads: usize, flows: usize) -> usize {
+    (flows + threads - 1 - thread) / threads
+}
+
+/// Each thread's share of a rate. Flows are not always dealt out evenly, and each flow has the
+/// same rate.
+fn shares(rate: u64, flows: usize, threads: usize) -> Vec<u64> {
+    let upto = |before: usize| rate * before as u64 / flows as u64;
+    let mut before = 0;
+    let share = |thread| {
+        let from = before;
+        before += flows_of(thread, threads, flows);
+        upto(before) - upto(from)
+    };
+    (0..threads).map(share).collect()
+}
+
+/// Whether every thread of a run has a share of its rate: one without would send flat out.
+pub(crate) fn is_dealt(rate: u64, flows: u32, threads: u32) -> bool {
+    let flows = usize::try_from(flows).unwrap_or(usize::MAX);
+    shares(rate, flows, threads_of(threads, flows)).iter().all(|share| *share > 0)
+}
+
+/// From the first packet of all generators to the last one, nanoseconds.
+fn span(states: &[GeneratorState]) -> u64 {
+    let began = states.iter().filter(|state| state.start_ns != 0);
+    let first = began.clone().map(|state| state.start_ns).min().unwrap_or(0);
+    began.map(|state| state.sent_ns.saturating_sub(first)).max().unwrap_or(0)
+}
+
 fn generate(
     generator: &mut Generator,
     dial: &Dial,
@@ -323,4 +350,38 @@ fn drain(sink: &Sink, beside: &mut impl FnMut() -> bool) -> anyhow::Result<SinkC
         counts = latest;
     }
     Ok(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_of_a_rate_are_the_whole_rate_and_follow_the_flows() {
+        for (rate, flows, threads) in [(1000, 32, 2), (7, 5, 3), (100_001, 65_535, 64)] {
+            let shares = shares(rate, flows, threads);
+            assert_eq!((shares.len(), shares.iter().sum::<u64>()), (threads, rate));
+        }
+        assert_eq!(shares(900, 3, 2), [600, 300]);
+    }
+
+    #[test]
+    fn a_rate_that_leaves_a_thread_without_is_not_dealt() {
+        assert!(is_dealt(1, 32, 1) && is_dealt(2, 32, 2) && is_dealt(1, 1, 64));
+        assert!(!is_dealt(1, 32, 2));
+        assert!(!is_dealt(8, 11, 8), "as many packets as threads, but two go to one of them");
+    }
+
+    #[test]
+    fn a_run_is_from_the_first_packet_of_any_thread_to_the_last_of_any() {
+        let of = |start_ns, sent_ns| {
+            let mut state = GeneratorState::default();
+            (state.start_ns, state.sent_ns) = (start_ns, sent_ns);
+            state
+        };
+        assert_eq!(span(&[of(100, 400), of(150, 500), of(0, 0)]), 400);
+        assert_eq!(span(&[of(100, 400)]), 300);
+        assert_eq!(span(&[of(100, 0), of(0, 0)]), 0, "nothing was sent");
+        assert_eq!(span(&[]), 0);
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io::{self, Write as _};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,13 +20,14 @@ use crate::flood::findings::{Asked, PerFlow};
 use crate::flood::forge::{self, Mould};
 use crate::flood::place::{self, Interface, Place};
 use crate::flood::report::Report;
-use crate::flood::run::{Ends, Flood};
+use crate::flood::run::{self, Ends, Flood};
 use crate::host;
 
 /// The longest `--duration`: a day.
 const DURATION_SECS_MAX: i64 = 86_400;
 /// More packets a second than any kernel's generator makes.
 const RATE_MAX: u64 = 100_000_000;
+
 /// What is sent, how fast and for how long.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Shape {
@@ -44,7 +46,7 @@ pub(crate) struct Shape {
     #[arg(value_parser = clap::value_parser!(u16)
         .range(i64::from(PAYLOAD_BYTES_MIN)..=i64::from(PAYLOAD_BYTES_MAX)))]
     pub(crate) payload: u16,
-    /// Check every Nth packet whole, payload and checksums; 1: all of them.
+    /// Check one in N packets whole, payload and checksums, as chance has it; 1: all of them.
     #[arg(long, value_name = "N", default_value = "64", value_parser = from_one_to(1_000_000))]
     pub(crate) sample: NonZeroU32,
     /// Threads that generate, each with its share of flows and rate.
@@ -88,12 +90,79 @@ pub(crate) fn parse_mac(text: &str) -> Result<[u8; 6], NotAMac> {
     place::mac(text).ok_or(NotAMac)
 }
 
+/// Arguments that make no sense together.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Unusable {
+    /// The target's transport is not UDP.
+    NotUdp,
+    /// At that rate a thread of these has nothing to send.
+    RateTooSmall {
+        /// `--rate`.
+        rate: u64,
+        /// `--threads`.
+        threads: u32,
+    },
+    /// The payload and its headers do not fit the smaller MTU.
+    PayloadTooLarge {
+        /// `--payload`.
+        payload: u16,
+        /// The MTU, bytes.
+        mtu: u64,
+        /// What fits, bytes.
+        fits: u64,
+    },
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotUdp => f.write_str(
+                "flood forges UDP packets: measure turn:HOST, and the other transports with `load`",
+            ),
+            Self::RateTooSmall { rate, threads } => write!(
+                f,
+                "--rate {rate} leaves one of {threads} threads with nothing to send: fewer \
+                 --threads, or a higher --rate"
+            ),
+            Self::PayloadTooLarge { payload, mtu, fits } => write!(
+                f,
+                "--payload {payload} does not fit an MTU of {mtu} bytes with its headers: \
+                 --payload {fits} does, or a larger MTU (`ip link set IF mtu BYTES`)"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Unusable {}
+
 /// The next hop, the channel number of what is sent, whether ChannelData arrives, and which end
 /// of that is the same for all flows.
 pub(crate) type Way = ([u8; 6], Option<ChannelNumber>, bool, Common);
 
 impl Shape {
-    /// A flood of this shape.
+    /// Whether the run makes sense, before anything is done for it.
+    ///
+    /// # Errors
+    /// The rate leaves a thread without packets.
+    pub(crate) fn check(&self) -> Result<(), Unusable> {
+        let (flows, threads) = (self.allocations.get(), self.threads.get());
+        let rate = self.rate.filter(|rate| !run::is_dealt(*rate, flows, threads));
+        rate.map_or(Ok(()), |rate| Err(Unusable::RateTooSmall { rate, threads }))
+    }
+
+    /// Whether frames fit an MTU with `headers` bytes around the payload.
+    ///
+    /// # Errors
+    /// They do not.
+    pub(crate) fn check_mtu(&self, mtu: u64, headers: u64) -> Result<(), Unusable> {
+        let (payload, fits) = (self.payload, mtu.saturating_sub(headers));
+        if u64::from(payload) <= fits {
+            return Ok(());
+        }
+        Err(Unusable::PayloadTooLarge { payload, mtu, fits })
+    }
+
+    /// A flood of this shape, to a sink on the interface with that MAC address.
     ///
     /// # Errors
     /// The operating system gives no random numbers.
@@ -102,6 +171,7 @@ impl Shape {
         place: &Place,
         interface: &Interface,
         flows: Vec<Ends>,
+        sink_mac: [u8; 6],
         (dst_mac, channel, framed, common): Way,
     ) -> anyhow::Result<Flood> {
         let mut run = [0; 4];
@@ -119,6 +189,7 @@ impl Shape {
             },
             framed,
             common,
+            sink_mac,
             sample: self.sample.get(),
             rate: self.rate,
             duration_ns: u64::from(self.duration.get()) * SECOND_NS,
@@ -155,17 +226,18 @@ impl Shape {
         if self.per_flow { PerFlow::Listed } else { PerFlow::Summed }
     }
 
-    /// Prints the report, and writes it where it was asked for.
+    /// Writes the report where it was asked for, and prints it.
     ///
     /// # Errors
     /// The file cannot be written.
     pub(crate) fn publish(&self, report: &Report) -> anyhow::Result<()> {
-        print!("{}", report.text());
-        if let Some(path) = &self.json {
+        let written = self.json.as_ref().map_or(Ok(()), |path| {
             fs::write(path, report.json()? + "\n")
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(())
+                .with_context(|| format!("cannot write {}", path.display()))
+        });
+        // Nobody may be reading any more, which changes no result.
+        let _ = io::stdout().write_all(report.text().as_bytes());
+        written
     }
 
     /// How a complete run exits.

@@ -57,6 +57,8 @@ pub(crate) enum Faults {
     Forge { nth: u64 },
     /// That of the latest allocation vanishes.
     DropOfOne,
+    /// The last byte of every packet of one of a flood's flows, by its number from 0, is another.
+    CorruptFlow { flow: u32 },
     /// Its UDP checksum is wrong.
     Checksum { nth: u64 },
     /// It goes out of the relayed address of another allocation.
@@ -330,6 +332,9 @@ impl State {
                 let bit = usize::try_from(count / nth).unwrap() * 13 % (28 * 8);
                 payload[bit / 8] ^= 1 << (bit % 8);
             }
+            Faults::CorruptFlow { flow } if payload.get(4..8) == Some(&flow.to_ne_bytes()[..]) => {
+                *payload.last_mut().unwrap() ^= 1;
+            }
             Faults::Delay { time } => {
                 self.delayed.push(Reverse((Instant::now() + time, count, client, payload)));
                 return;
@@ -372,6 +377,7 @@ impl State {
             | Faults::Drop { .. }
             | Faults::Duplicate { .. }
             | Faults::Corrupt { .. }
+            | Faults::CorruptFlow { .. }
             | Faults::StallOnce { .. } => {}
         }
         self.to_peer(client, &payload);
