@@ -29,8 +29,8 @@ pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 
 /// The exit codes, for the end of a help text.
 pub(crate) const EXIT_CODES: &str = "\
-Exit codes: 0 measured and within the limits; 1 a limit was broken; 2 wrong usage; 3 set-up \
-failed; 4 ended early (partial figures); 130 Ctrl-C (partial figures).";
+Exit codes: 0 measured and within the limits; 1 a limit was broken, or packets were damaged; 2 \
+wrong usage; 3 set-up failed; 4 ended early (partial figures); 130 Ctrl-C (partial figures).";
 
 /// How long minted credentials live beyond the run, seconds.
 const MINTED_SECS: u64 = 3600;

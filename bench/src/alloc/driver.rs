@@ -18,6 +18,7 @@ use crate::alloc::plan::{Pacing, Phase, Plan, Trouble};
 use crate::clock::{Clock, MILLISECOND_NS, SECOND_NS};
 use crate::turn::client::{Stage, Step, TurnClient};
 use crate::turn::failure::TurnFailure;
+use crate::turn::transport::is_unreachable;
 
 /// Sockets looked at after one wait.
 const EVENTS: usize = 256;
@@ -369,23 +370,6 @@ fn meets_all(failure: &TurnFailure) -> bool {
         | TurnFailure::Incomplete { .. }
         | TurnFailure::RequestTooLong { .. } => false,
     }
-}
-
-/// The network or a firewall says that there is no way to the server.
-fn is_unreachable(error: &io::Error) -> bool {
-    // What the kernel makes of the codes of ICMP's Destination Unreachable; the last two are a
-    // firewall's on this host.
-    let errors = [
-        Errno::CONNREFUSED,
-        Errno::HOSTUNREACH,
-        Errno::NETUNREACH,
-        Errno::HOSTDOWN,
-        Errno::NONET,
-        Errno::NOPROTOOPT,
-        Errno::ACCESS,
-        Errno::PERM,
-    ];
-    Errno::from_io_error(error).is_some_and(|error| errors.contains(&error))
 }
 
 /// The network tells of the path's MTU: the kernel has it in mind from now on.

@@ -354,12 +354,10 @@ impl State {
             }
             Faults::Misdeliver { nth } if count.is_multiple_of(nth) => {
                 let other = self.allocations.keys().find(|other| **other != client).unwrap();
-                self.to_peer(*other, &payload);
-                return;
+                return self.to_peer(*other, &payload);
             }
             Faults::Checksum { nth } if count.is_multiple_of(nth) => {
-                self.with_wrong_checksum(client, &payload);
-                return;
+                return self.with_wrong_checksum(client, &payload);
             }
             Faults::DuplicateOrDelay { time } if count.is_multiple_of(2) => {
                 self.delayed.push(Reverse((Instant::now() + time, count, client, payload)));

@@ -14,6 +14,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::turn::transport::dtls::{DtlsConnection, DtlsSetup};
@@ -368,15 +369,21 @@ fn receive_datagram(socket: &UdpSocket, buffer: &mut [u8]) -> Result<Option<usiz
     }
 }
 
-/// ICMP, or a packet filter of this host, says no: to this datagram or to one before it.
-fn is_unreachable(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::PermissionDenied
-    )
+/// The network or a firewall says that there is no way to the server.
+pub(crate) fn is_unreachable(error: &io::Error) -> bool {
+    // What the kernel makes of the codes of ICMP's Destination Unreachable; the last two are a
+    // firewall's on this host.
+    let errors = [
+        Errno::CONNREFUSED,
+        Errno::HOSTUNREACH,
+        Errno::NETUNREACH,
+        Errno::HOSTDOWN,
+        Errno::NONET,
+        Errno::NOPROTOOPT,
+        Errno::ACCESS,
+        Errno::PERM,
+    ];
+    Errno::from_io_error(error).is_some_and(|error| errors.contains(&error))
 }
 
 /// A datagram is larger than the path's MTU, as ICMP said or as the kernel knows.
