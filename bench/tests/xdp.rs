@@ -115,7 +115,7 @@ fn adds_up(output: &Output, file: &Path) -> Result<(), Failed> {
     for key in ["kernel", "cpu", "commit", "command", "tool"] {
         check(json[key].as_str().is_some_and(|text| !text.is_empty()), key, output)?;
     }
-    check(json["asked"]["live"] == 3 && json["rounds"] == 2, "not what was asked", output)?;
+    check(json["asked"]["live"] == 3 && json["rounds"] == 5, "not what was asked", output)?;
     let paths = json["paths"].as_array().ok_or("no paths")?;
     let names: Vec<_> = paths.iter().filter_map(|path| path["path"].as_str()).collect();
     let expected = [

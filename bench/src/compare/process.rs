@@ -36,8 +36,8 @@ pub(crate) enum Fate {
 impl fmt::Display for Fate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exited(code) => write!(f, "exit status {code}"),
-            Self::Killed(signal) => write!(f, "signal {signal}"),
+            Self::Exited(code) => write!(f, "exit status: {code}"),
+            Self::Killed(signal) => write!(f, "signal: {signal}"),
         }
     }
 }
