@@ -38,8 +38,8 @@ const MINTED_SECS: u64 = 3600;
 /// The server to measure, and how to get in.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ServerArgs {
-    /// The server: turn:HOST[:PORT] over UDP (port 3478 unless given), with ?transport=tcp over
-    /// TCP; turns:HOST[:PORT] over TLS (port 5349), with ?transport=udp over DTLS.
+    /// The server: turn:HOST or turn:HOST:PORT over UDP (port 3478 unless given), with
+    /// ?transport=tcp over TCP; turns:HOST over TLS (port 5349), with ?transport=udp over DTLS.
     pub(crate) target: Target,
     /// The user name; with --secret, the name behind the expiry.
     #[arg(long, env = "RELAY_BENCH_USER")]
