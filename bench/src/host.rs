@@ -2,15 +2,22 @@
 
 use std::env;
 use std::fs;
+use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context as _;
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
+
+use crate::clock::SECOND_NS;
 
 /// The machine that measured.
 #[derive(Clone, Debug, Serialize)]
@@ -59,6 +66,26 @@ pub(crate) fn stop_patiently() -> anyhow::Result<Arc<AtomicBool>> {
         flag::register(signal, Arc::clone(&stop)).context("cannot watch for Ctrl-C")?;
     }
     Ok(stop)
+}
+
+/// Waits for events, `wait_ns` at most; a signal ends the wait with none.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn wait<'a>(
+    epoll: &OwnedFd,
+    wait_ns: u64,
+    space: &'a mut [MaybeUninit<epoll::Event>],
+) -> io::Result<&'a [epoll::Event]> {
+    let timeout = Timespec {
+        tv_sec: i64::try_from(wait_ns / SECOND_NS).unwrap_or(i64::MAX),
+        tv_nsec: i64::try_from(wait_ns % SECOND_NS).unwrap_or(0),
+    };
+    match epoll::wait(epoll, space, Some(&timeout)) {
+        Ok((events, _)) => Ok(events),
+        Err(Errno::INTR) => Ok(&[]),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Each allocation is a socket, and the usual soft limit is 1024. What cannot be had shows when

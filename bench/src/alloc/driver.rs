@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::ProgressBar;
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
 use rustix::io::Errno;
 
 use crate::alloc::plan::{Pacing, Phase, Plan, Trouble};
 use crate::clock::{Clock, MILLISECOND_NS, SECOND_NS};
+use crate::host;
 use crate::turn::client::{Stage, Step, TurnClient};
 use crate::turn::failure::TurnFailure;
 use crate::turn::transport::is_unreachable;
@@ -266,16 +267,8 @@ impl<'a> Driver<'a> {
         let until = until.min(timer).min(now + WAIT_NS_MAX);
         let until = if self.finished.is_empty() { until } else { now };
         let wait = until.saturating_sub(self.clock.now());
-        let timeout = Timespec {
-            tv_sec: i64::try_from(wait / SECOND_NS).unwrap_or(i64::MAX),
-            tv_nsec: i64::try_from(wait % SECOND_NS).unwrap_or(0),
-        };
         let mut space = [const { MaybeUninit::<epoll::Event>::uninit() }; EVENTS];
-        let events: &[epoll::Event] = match epoll::wait(&self.epoll, &mut space, Some(&timeout)) {
-            Ok((events, _)) => events,
-            Err(Errno::INTR) => &[],
-            Err(error) => return Err(Trouble::Host(error.into())),
-        };
+        let events = host::wait(&self.epoll, wait, &mut space).map_err(Trouble::Host)?;
         for event in events {
             self.receive(usize::try_from(event.data.u64()).expect("it was given as an index"))?;
         }

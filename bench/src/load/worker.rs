@@ -7,9 +7,10 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
 
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
 
 use crate::clock::{Clock, MILLISECOND_NS, SECOND_NS};
+use crate::host;
 use crate::load::account::Tally;
 use crate::load::flow::Flow;
 use crate::load::payload::{self, Leg, Returned, Stamp};
@@ -298,16 +299,8 @@ impl<'a> Worker<'a> {
             self.run_timers(now)?;
         }
         let wait = until.min(self.control_at).saturating_sub(self.clock.now());
-        let timeout = Timespec {
-            tv_sec: i64::try_from(wait / SECOND_NS).unwrap_or(i64::MAX),
-            tv_nsec: i64::try_from(wait % SECOND_NS).unwrap_or(0),
-        };
         let mut space = [const { MaybeUninit::<epoll::Event>::uninit() }; EVENTS];
-        let events: &[epoll::Event] = match epoll::wait(&self.epoll, &mut space, Some(&timeout)) {
-            Ok((events, _)) => events,
-            Err(rustix::io::Errno::INTR) => &[],
-            Err(error) => return Err(Trouble::Io(error.into())),
-        };
+        let events = host::wait(&self.epoll, wait, &mut space).map_err(Trouble::Io)?;
         for event in events {
             let place = event.data.u64();
             let place = usize::try_from(place).expect("it was given as an index");
