@@ -370,7 +370,9 @@ fn partial() {
     lab.relay.output("ethtool", "-K peers tx on");
     let run = through(&lab, &faulty(&lab, Manners::default()), "--max-loss 0");
     run.all_of(PACKETS);
-    assert_eq!(run.figure("partial_checksum"), run.figure("sent"), "{}", run.said);
+    // A pseudo-header's sum is the whole checksum of one packet in 65,536 by chance.
+    let whole_by_chance = run.figure("sent") - run.figure("partial_checksum");
+    assert!(whole_by_chance <= 8, "{}", run.said);
     assert!(run.said.contains("ethtool -K IF tx off"), "{}", run.said);
 }
 
