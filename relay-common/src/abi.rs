@@ -7,7 +7,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The layout below. The kernel object carries it, and a loader refuses another.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 /// The name of the XDP program in the object.
 pub const PROGRAM: &str = "turnpike";
 
@@ -17,14 +17,27 @@ pub mod map {
     pub const ROUTES_V4: &str = "ROUTES_V4";
     /// [`super::RouteKeyV6`] → [`super::Route`].
     pub const ROUTES_V6: &str = "ROUTES_V6";
+    /// [`super::PermissionKeyV4`] → [`super::Permission`].
+    pub const PERMISSIONS_V4: &str = "PERMISSIONS_V4";
+    /// [`super::PermissionKeyV6`] → [`super::Permission`].
+    pub const PERMISSIONS_V6: &str = "PERMISSIONS_V6";
     /// Index → [`super::NextHop`].
     pub const NEXT_HOPS: &str = "NEXT_HOPS";
     /// Egress index ([`super::NextHop::port`]) → interface, for redirects.
     pub const PORTS: &str = "PORTS";
+    /// [`super::LinkKey`] → interface index of the VLAN device.
+    pub const LINKS: &str = "LINKS";
+    /// Allocation slot × 2 + direction → [`super::Policer`].
+    pub const POLICERS: &str = "POLICERS";
+    /// Hash of a source's prefix → the time (CLOCK_MONOTONIC, nanoseconds) until which Binding
+    /// replies to it are paid for.
+    pub const BUDGETS: &str = "BUDGETS";
     /// Allocation slot × 2 + direction → [`super::Count`], per CPU.
     pub const SLOTS: &str = "SLOTS";
     /// [`super::Reason`] → [`super::Count`], per CPU.
     pub const REASONS: &str = "REASONS";
+    /// Logarithm of nanoseconds → packets that took so long in the program, per CPU.
+    pub const TIMES: &str = "TIMES";
     /// 0 → [`super::Config`].
     pub const CONFIG: &str = "CONFIG";
     /// Carries [`super::ABI_VERSION`] as its number of entries, which a loader can read before it
@@ -34,6 +47,17 @@ pub mod map {
 
 /// Routes of each wire family, unless the loader asks for another number.
 pub const ROUTES_MAX: u32 = 131_072;
+/// Permissions of each peer family, unless the loader asks for another number.
+pub const PERMISSIONS_MAX: u32 = 131_072;
+/// VLANs that frames are taken from.
+pub const LINKS_MAX: u32 = 4_096;
+/// Places for sources of Binding requests; sources whose hashes meet share one. A power of two.
+pub const BUDGETS_MAX: u32 = 16_384;
+/// Buckets of `TIMES`: bucket `n` counts times from 2ⁿ up to 2ⁿ⁺¹ nanoseconds; the last, all above.
+pub const TIMES_BUCKETS: u32 = 24;
+/// The global of the object that switches `TIMES` on when the loader sets it to 1. The verifier
+/// sees its value and removes what is off.
+pub const TIMES_SWITCH: &str = "MEASURE_TIMES";
 /// Next hops.
 pub const NEXT_HOPS_MAX: u32 = 65_536;
 /// Interfaces that packets can be redirected to.
@@ -108,9 +132,27 @@ pub struct RouteKeyV6 {
 }
 
 /// [`Route::action`]: remove the ChannelData header (client to peer).
-pub const ACTION_STRIP: u16 = 1;
+pub const ACTION_STRIP: u8 = 1;
 /// [`Route::action`]: put a ChannelData header in front (peer to client).
-pub const ACTION_WRAP: u16 = 2;
+pub const ACTION_WRAP: u8 = 2;
+/// [`Route::action`]: write another channel number (client to client: the peer is an allocation of
+/// this relay, whose client gets the data by a channel of its own).
+pub const ACTION_SWAP: u8 = 3;
+/// [`Route::action`], of a key with channel 0 on a listening port: this 5-tuple has an allocation,
+/// and its Send indications leave by `src` and `src_port`, the relayed transport address. Where to
+/// and until when is for `PERMISSIONS_*` to say; `dst`, `channel`, deltas and next hop are zero.
+pub const ACTION_SEND: u8 = 4;
+/// [`Route::action`], of a key with source address, source port and channel 0: the destination is a
+/// TURN server transport address, and Binding requests to it are answered. Only deadline and epoch
+/// mean anything.
+pub const ACTION_ANSWER: u8 = 5;
+
+/// [`Route::flags`], [`Permission::flags`]: what leaves is IPv6 (towards the client, in a
+/// permission); else IPv4. For [`ACTION_SEND`], the family of the relayed transport address.
+pub const FLAG_V6: u8 = 1;
+/// [`Route::flags`], [`Permission::flags`]: `POLICERS` has limits for the slot (and for the peer's
+/// slot, if the route has one).
+pub const FLAG_POLICED: u8 = 2;
 
 /// A decision of userspace: what leaves when the key arrives, and until when.
 #[derive(
@@ -128,20 +170,139 @@ pub struct Route {
     pub src_port: u16,
     /// New destination port (wire).
     pub dst_port: u16,
-    /// Channel number to write (wire), for [`ACTION_WRAP`]; else 0.
+    /// Channel number to write (wire), for [`ACTION_WRAP`] and [`ACTION_SWAP`]; else 0.
     pub channel: u16,
-    /// [`ACTION_STRIP`] or [`ACTION_WRAP`]; anything else is passed up.
-    pub action: u16,
-    /// What the new addresses and ports add to the UDP checksum's sum (wire words).
+    /// `ACTION_*`; anything else is passed up.
+    pub action: u8,
+    /// `FLAG_*`.
+    pub flags: u8,
+    /// What the new addresses and ports, and for [`ACTION_SWAP`] the new channel number, add to the
+    /// UDP checksum's sum (wire words).
     pub udp_delta: u16,
-    /// What the new addresses add to the IPv4 header checksum's sum (wire words); else 0.
+    /// IPv4 to IPv4: what the new addresses add to the header checksum's sum (wire words). IPv6 to
+    /// IPv4: the sum of the new addresses. Else 0.
     pub ip_delta: u16,
-    /// Allocation slot that the packet is counted in.
+    /// Allocation slot that the packet is counted in: of the client, whichever way it goes; for
+    /// [`ACTION_SWAP`] that of the sender.
     pub slot: u32,
+    /// For [`ACTION_SWAP`]: the slot of the receiver, where the packet counts as one from a peer.
+    /// Else 0.
+    pub peer_slot: u32,
     /// Index into `NEXT_HOPS`.
-    pub next_hop: u32,
+    pub next_hop: u16,
     /// The configuration epoch that made the decision; a route of another epoch is a miss.
-    pub epoch: u32,
+    pub epoch: u16,
+}
+
+/// Identifies a permission (RFC 8656 §9) by relayed transport address and peer, on an IPv4 wire.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct PermissionKeyV4 {
+    /// Relayed transport address's address (wire).
+    pub relayed: u32,
+    /// Peer's address (wire).
+    pub peer: u32,
+    /// Relayed transport address's port (wire).
+    pub relayed_port: u16,
+    /// Zero.
+    pub reserved: [u16; 3],
+}
+
+/// Identifies a permission (RFC 8656 §9) by relayed transport address and peer, on an IPv6 wire.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct PermissionKeyV6 {
+    /// Relayed transport address's address (wire).
+    pub relayed: [u32; 4],
+    /// Peer's address (wire).
+    pub peer: [u32; 4],
+    /// Relayed transport address's port (wire).
+    pub relayed_port: u16,
+    /// Zero.
+    pub reserved: [u16; 3],
+}
+
+/// A permission: indications between its client and any port of its peer are relayed.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Permission {
+    /// In force strictly before this time, the earlier of permission and allocation;
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub deadline_ns: u64,
+    /// The client's address (wire), where Data indications go to. IPv4 in the first word.
+    pub client: [u32; 4],
+    /// The server's address (wire), where they come from. IPv4 in the first word.
+    pub server: [u32; 4],
+    /// The client's port (wire).
+    pub client_port: u16,
+    /// The server's port (wire).
+    pub server_port: u16,
+    /// `FLAG_*`.
+    pub flags: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// The configuration epoch that gave it; one of another epoch is none.
+    pub epoch: u16,
+    /// Allocation slot that packets are counted in.
+    pub slot: u32,
+    /// Index into `NEXT_HOPS`, towards the client.
+    pub to_client: u16,
+    /// Index into `NEXT_HOPS`, towards the peer.
+    pub to_peer: u16,
+    /// Zero.
+    pub reserved_too: [u32; 2],
+}
+
+/// Tags of a frame at most.
+pub const TAGS_MAX: usize = 2;
+
+/// A VLAN tag as it stands behind the MAC addresses.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Tag {
+    /// Tag protocol (wire): [`crate::wire::net::ether_type::VLAN`] or `VLAN_OUTER`; 0: no tag.
+    pub protocol: u16,
+    /// VLAN identifier (wire); priority and drop eligibility are zero, in keys and in what leaves.
+    pub id: u16,
+}
+
+/// A VLAN on an interface: what tagged frames may be taken from.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct LinkKey {
+    /// The interface that the program is attached to.
+    pub ifindex: u32,
+    /// Outermost first; a second one of zeros with one tag.
+    pub tags: [Tag; TAGS_MAX],
+}
+
+/// The limits of one direction of an allocation, and how much of them is used up: two token buckets
+/// as virtual times ([`crate::police`]).
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Policer {
+    /// When the bucket of packets is full again; CLOCK_MONOTONIC, nanoseconds. The kernel's.
+    pub packets_full_ns: u64,
+    /// When the bucket of bytes is full again; CLOCK_MONOTONIC, nanoseconds. The kernel's.
+    pub bytes_full_ns: u64,
+    /// What a packet costs, nanoseconds; 0: packets are not limited.
+    pub packet_cost: u64,
+    /// What a byte of application data costs, 2⁻¹⁶ nanoseconds; 0: bytes are not limited.
+    pub byte_cost: u64,
+    /// How far ahead of the present a bucket may be when a packet is let through, nanoseconds.
+    pub burst_ns: u64,
 }
 
 /// [`NextHop::state`]: resolved, usable.
@@ -163,8 +324,10 @@ pub struct NextHop {
     pub port: u32,
     /// Largest IP packet that may leave, bytes.
     pub mtu: u32,
-    /// Zero: VLAN tag of the egress, when tags are supported.
-    pub vlan: u16,
+    /// Tags to write, outermost first.
+    pub tags: [Tag; TAGS_MAX],
+    /// How many of them.
+    pub tag_count: u16,
     /// [`NEXT_HOP_VALID`], or 0 while unresolved.
     pub state: u16,
 }
@@ -188,10 +351,16 @@ pub struct Count {
 )]
 #[repr(C)]
 pub struct Config {
+    /// What a Binding reply costs a source, nanoseconds; 0: userspace answers.
+    pub answer_cost_ns: u64,
+    /// How far ahead of the present a source's budget may be when it is answered, nanoseconds.
+    pub answer_burst_ns: u64,
+    /// Keeps sources from choosing whose place in `BUDGETS` they share.
+    pub budget_key: u64,
     /// [`ABI_VERSION`] of the userspace that wrote this; 0: not configured yet, everything passes.
     pub abi_version: u32,
-    /// Routes of any other epoch are misses.
-    pub epoch: u32,
+    /// Routes and permissions of any other epoch are misses.
+    pub epoch: u16,
     /// First port of the relayed range (host order).
     pub relayed_first: u16,
     /// Last port of the relayed range (host order).
@@ -200,6 +369,8 @@ pub struct Config {
     pub channel_last: u16,
     /// How many of `listen_ports` are set.
     pub listen_ports_count: u16,
+    /// Zero.
+    pub reserved: u16,
     /// Ports of TURN server transport addresses (wire).
     pub listen_ports: [u16; LISTEN_PORTS_MAX],
 }
@@ -208,68 +379,95 @@ pub struct Config {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u32)]
 pub enum Reason {
-    /// Relayed from client to peer.
+    /// Relayed: ChannelData from client to peer.
     ClientToPeer = 0,
-    /// Relayed from peer to client.
+    /// Relayed: from peer to client as ChannelData.
     PeerToClient = 1,
+    /// Relayed: ChannelData from a client to another client of this relay.
+    Hairpin = 2,
+    /// Relayed: a Send indication from client to peer.
+    SendIndication = 3,
+    /// Relayed: from peer to client as a Data indication.
+    DataIndication = 4,
+    /// Answered: a Binding request.
+    BindingAnswered = 5,
+    /// Dropped: the allocation is over its limit of packets or bytes.
+    Policed = 6,
+    /// Dropped: a Binding request from a source that has had its share of replies.
+    BindingOverBudget = 7,
     /// Passed: userspace has not configured the program, or is of another ABI.
-    NotConfigured = 2,
+    NotConfigured = 8,
     /// Passed: shorter than its headers.
-    Truncated = 3,
-    /// Passed: neither IPv4 nor IPv6 (ARP, VLAN tags).
-    NotIp = 4,
+    Truncated = 9,
+    /// Passed: neither IPv4 nor IPv6 (ARP, more than two VLAN tags).
+    NotIp = 10,
+    /// Passed: tagged, and not for a VLAN of this machine.
+    UnknownVlan = 11,
     /// Passed: IPv4 options, or a version field that is not 4.
-    Ipv4Options = 5,
+    Ipv4Options = 12,
     /// Passed: an IPv4 fragment.
-    Fragment = 6,
+    Fragment = 13,
     /// Passed: not UDP; on IPv6 also any extension header, and fragments with it.
-    NotUdp = 7,
+    NotUdp = 14,
     /// Passed: the lengths of frame, IP and UDP disagree.
-    Length = 8,
+    Length = 15,
     /// Passed: neither a listening port nor a relayed port.
-    NotOurPort = 9,
-    /// Passed: STUN or something else on a listening port.
-    NotChannelData = 10,
-    /// Passed: a ChannelData length that is not exactly the datagram's; padding, mostly.
-    ChannelLength = 11,
+    NotOurPort = 16,
+    /// Passed: neither ChannelData nor STUN, on a listening port.
+    NotTurn = 17,
+    /// Passed: STUN that is for userspace (requests with credentials, unusual indications).
+    Stun = 18,
+    /// Passed: a ChannelData length that the datagram does not have.
+    ChannelLength = 19,
     /// Passed: no route for it (no channel bound, another peer, not installed).
-    NoRoute = 12,
-    /// Passed: the route's deadline is over.
-    Expired = 13,
-    /// Passed: the route is of another configuration epoch.
-    StaleEpoch = 14,
-    /// Passed: hop limit of 1 or 0.
-    HopLimit = 15,
-    /// Passed: no UDP checksum on IPv6.
-    ChecksumMissing = 16,
-    /// Passed: the next hop is not resolved.
-    NextHopUnresolved = 17,
+    NoRoute = 20,
+    /// Passed: an indication, or data for one, without a permission for the peer.
+    NoPermission = 21,
+    /// Passed: the deadline of route or permission is over.
+    Expired = 22,
+    /// Passed: route or permission are of another configuration epoch.
+    StaleEpoch = 23,
+    /// Passed: no hop is left.
+    HopLimit = 24,
+    /// Passed: no UDP checksum, towards or from IPv6.
+    ChecksumMissing = 25,
+    /// Passed: the next hop is not resolved, nor does the kernel know another way.
+    NextHopUnresolved = 26,
     /// Passed: larger than the egress MTU after rewriting.
-    TooBig = 18,
+    TooBig = 27,
     /// Passed: the route names an action that this program does not have.
-    UnknownAction = 19,
-    /// Passed: the driver leaves no room in front of the frame.
-    NoHeadroom = 20,
+    UnknownAction = 28,
+    /// Passed: the driver leaves no room before or behind the frame.
+    NoRoom = 29,
     /// Aborted: the frame could not be written after it had been changed.
-    Aborted = 21,
+    Aborted = 30,
 }
 
 impl Reason {
     /// Every reason, in order of their numbers.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 31] = [
         Self::ClientToPeer,
         Self::PeerToClient,
+        Self::Hairpin,
+        Self::SendIndication,
+        Self::DataIndication,
+        Self::BindingAnswered,
+        Self::Policed,
+        Self::BindingOverBudget,
         Self::NotConfigured,
         Self::Truncated,
         Self::NotIp,
+        Self::UnknownVlan,
         Self::Ipv4Options,
         Self::Fragment,
         Self::NotUdp,
         Self::Length,
         Self::NotOurPort,
-        Self::NotChannelData,
+        Self::NotTurn,
+        Self::Stun,
         Self::ChannelLength,
         Self::NoRoute,
+        Self::NoPermission,
         Self::Expired,
         Self::StaleEpoch,
         Self::HopLimit,
@@ -277,7 +475,7 @@ impl Reason {
         Self::NextHopUnresolved,
         Self::TooBig,
         Self::UnknownAction,
-        Self::NoHeadroom,
+        Self::NoRoom,
         Self::Aborted,
     ];
 
@@ -287,17 +485,26 @@ impl Reason {
         match self {
             Self::ClientToPeer => "client_to_peer",
             Self::PeerToClient => "peer_to_client",
+            Self::Hairpin => "hairpin",
+            Self::SendIndication => "send_indication",
+            Self::DataIndication => "data_indication",
+            Self::BindingAnswered => "binding_answered",
+            Self::Policed => "policed",
+            Self::BindingOverBudget => "binding_over_budget",
             Self::NotConfigured => "not_configured",
             Self::Truncated => "truncated",
             Self::NotIp => "not_ip",
+            Self::UnknownVlan => "unknown_vlan",
             Self::Ipv4Options => "ipv4_options",
             Self::Fragment => "fragment",
             Self::NotUdp => "not_udp",
             Self::Length => "length",
             Self::NotOurPort => "not_our_port",
-            Self::NotChannelData => "not_channel_data",
+            Self::NotTurn => "not_turn",
+            Self::Stun => "stun",
             Self::ChannelLength => "channel_length",
             Self::NoRoute => "no_route",
+            Self::NoPermission => "no_permission",
             Self::Expired => "expired",
             Self::StaleEpoch => "stale_epoch",
             Self::HopLimit => "hop_limit",
@@ -305,8 +512,21 @@ impl Reason {
             Self::NextHopUnresolved => "next_hop_unresolved",
             Self::TooBig => "too_big",
             Self::UnknownAction => "unknown_action",
-            Self::NoHeadroom => "no_headroom",
+            Self::NoRoom => "no_room",
             Self::Aborted => "aborted",
+        }
+    }
+
+    /// The direction that it relays in, if it does. A hairpin counts as from a client here; for its
+    /// receiver's slot it is from a peer.
+    #[must_use]
+    pub const fn direction(self) -> Option<Direction> {
+        match self {
+            Self::ClientToPeer | Self::Hairpin | Self::SendIndication => {
+                Some(Direction::ClientToPeer)
+            }
+            Self::PeerToClient | Self::DataIndication => Some(Direction::PeerToClient),
+            _ => None,
         }
     }
 }
@@ -329,11 +549,20 @@ mod tests {
             size_of::<RouteKeyV4>(),
             size_of::<RouteKeyV6>(),
             size_of::<Route>(),
+            size_of::<PermissionKeyV4>(),
+            size_of::<PermissionKeyV6>(),
+            size_of::<Permission>(),
+            size_of::<LinkKey>(),
+            size_of::<Policer>(),
             size_of::<NextHop>(),
             size_of::<Count>(),
             size_of::<Config>(),
         ];
-        assert_eq!(sizes, [16, 40, 64, 28, 16, 48], "a change is a new ABI_VERSION");
+        assert_eq!(
+            sizes,
+            [16, 40, 64, 16, 40, 64, 12, 40, 36, 16, 72],
+            "a change is a new ABI_VERSION"
+        );
     }
 
     #[test]

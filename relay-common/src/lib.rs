@@ -3,7 +3,8 @@
 //! - [`wire`]: STUN and TURN messages, ChannelData, and the headers below them.
 //! - [`addr`]: transport addresses by the role RFC 8656 gives them, and the 5-tuple.
 //! - [`abi`]: what userspace and the kernel program agree on: map keys, values, names.
-//! - [`route`]: a channel binding as the two map entries that relay it.
+//! - [`route`]: channel bindings and permissions as the map entries that relay by them.
+//! - [`police`]: rates, as virtual times.
 //!
 //! No allocation, no I/O, no clock, no policy.
 #![no_std]
@@ -11,5 +12,6 @@
 
 pub mod abi;
 pub mod addr;
+pub mod police;
 pub mod route;
 pub mod wire;

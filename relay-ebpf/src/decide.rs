@@ -89,11 +89,11 @@ pub(crate) fn arrival(
     }
     let udp_len = u16::from_be(udp.len);
     if udp_len < UDP_HEADER_BYTES + CHANNEL_BYTES {
-        return Err(Reason::NotChannelData);
+        return Err(Reason::NotTurn);
     }
-    let channel = load().ok_or(Reason::NotChannelData)?;
+    let channel = load().ok_or(Reason::NotTurn)?;
     if !(ChannelNumber::FIRST..=config.channel_last).contains(&u16::from_be(channel.number)) {
-        return Err(Reason::NotChannelData);
+        return Err(Reason::NotTurn);
     }
     // RFC 8656 §12.5 allows padding over UDP; a datagram with any goes up.
     if u16::from_be(channel.len) != udp_len - UDP_HEADER_BYTES - CHANNEL_BYTES {
@@ -176,7 +176,7 @@ pub(crate) fn plan<'t, T: Tables>(
         return Err(Reason::HopLimit);
     }
     let change = change(route, old, side)?;
-    let hop = tables.next_hop(route.next_hop).ok_or(Reason::NextHopUnresolved)?;
+    let hop = tables.next_hop(route.next_hop.into()).ok_or(Reason::NextHopUnresolved)?;
     if hop.state != NEXT_HOP_VALID {
         return Err(Reason::NextHopUnresolved);
     }
@@ -265,7 +265,7 @@ pub(crate) fn commit<F: Frame, T: Tables, H: FromBytes + IntoBytes + KnownLayout
     cut: i32,
     write: impl FnOnce(&mut H),
 ) -> Result<Verdict, Reason> {
-    frame.move_head(cut).ok_or(Reason::NoHeadroom)?;
+    frame.move_head(cut).ok_or(Reason::NoRoom)?;
     let Some(headers) = frame.headers_mut() else {
         return Ok(Verdict::Abort(Reason::Aborted));
     };

@@ -112,9 +112,9 @@ fn world(random: &mut Random) -> HostTables {
                 random.pick(&hop::ALL)
             };
             let mut binding = binding(&ends(index, v6), hop);
-            binding.slot = u32::from(index);
+            binding.stamp.slot = u32::from(index);
             let flaw = if index < CLEAN { usize::MAX } else { random.below(8) };
-            let action = random.pick(&[0u16, 3, 0xFFFF]);
+            let action = random.pick(&[0u8, 9, 0xFF]);
             install(&mut tables, &binding, |route: &mut Route| match flaw {
                 0 => route.deadline_ns = PAST,
                 1 => route.deadline_ns = 0,
@@ -245,7 +245,7 @@ fn agree(mut kernel: Kernel) -> Result<(), Failed> {
     for (reason, count) in Reason::ALL.iter().zip(&host) {
         println!("  {:>20} {}", reason.name(), count.packets);
         // Neither can happen to the loaded program here: there is room, and nothing shrinks.
-        let impossible = matches!(reason, Reason::NoHeadroom | Reason::Aborted);
+        let impossible = matches!(reason, Reason::NoRoom | Reason::Aborted);
         if frames >= FRAMES && impossible != (count.packets < 50) {
             return Err(format!("the generator makes {} of {reason:?}", count.packets).into());
         }

@@ -78,7 +78,7 @@ fn families() -> [Ends; 2] {
 }
 
 /// Tables with one binding, changed by `change`.
-fn bound(ends: &Ends, next_hop: u32, change: impl Fn(&mut Route)) -> HostTables {
+fn bound(ends: &Ends, next_hop: u16, change: impl Fn(&mut Route)) -> HostTables {
     let mut tables = tables();
     install(&mut tables, &binding(ends, next_hop), change);
     tables
@@ -346,16 +346,16 @@ fn what_is_not_channel_data_goes_up() {
         let mut tables = bound(&ends, hop::SAME, |_| {});
         let send = |payload: &[u8]| Datagram::new(ends.client, ends.server, payload.into()).bytes();
         let stun = [&[0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42][..], &[7; 12]].concat();
-        check(&tables, &passed("STUN", send(&stun), Reason::NotChannelData));
-        check(&tables, &passed("nothing", send(b""), Reason::NotChannelData));
-        check(&tables, &passed("three bytes", send(&[0x40, 1, 0]), Reason::NotChannelData));
+        check(&tables, &passed("STUN", send(&stun), Reason::NotTurn));
+        check(&tables, &passed("nothing", send(b""), Reason::NotTurn));
+        check(&tables, &passed("three bytes", send(&[0x40, 1, 0]), Reason::NotTurn));
         for (number, last, reason) in [
-            (0x3FFF, 0x4FFF, Reason::NotChannelData),
+            (0x3FFF, 0x4FFF, Reason::NotTurn),
             (0x4000, 0x4FFF, Reason::NoRoute),
             (0x4FFF, 0x4FFF, Reason::NoRoute),
-            (0x5000, 0x4FFF, Reason::NotChannelData),
+            (0x5000, 0x4FFF, Reason::NotTurn),
             (0x7FFF, 0x7FFF, Reason::NoRoute),
-            (0x8000, 0x7FFF, Reason::NotChannelData),
+            (0x8000, 0x7FFF, Reason::NotTurn),
         ] {
             tables.config.channel_last = last;
             check(&tables, &passed("number", ends.ask(number, DATA).bytes(), reason));
@@ -462,7 +462,7 @@ fn a_frame_that_cannot_be_changed_goes_up_and_a_changed_one_never() {
         for (frame, by) in [(ends.ask(CHANNEL, DATA).bytes(), 4), (ends.answer(DATA).bytes(), -4)] {
             let mut host = HostFrame::new(&frame);
             host.no_room = true;
-            let case = passed("no room", frame.clone(), Reason::NoHeadroom);
+            let case = passed("no room", frame.clone(), Reason::NoRoom);
             check_frame(&tables, &case, &mut host);
 
             let mut host = HostFrame::new(&frame);

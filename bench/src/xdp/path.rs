@@ -3,11 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use relay_bench_ebpf::stage::{self, Template};
-use relay_common::abi::{NEXT_HOP_VALID, NextHop, Reason};
+use relay_common::abi::{NEXT_HOP_VALID, NextHop, Reason, TAGS_MAX, Tag};
 use relay_common::addr::{
     ClientAddr, Family, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport,
 };
-use relay_common::route::{Binding, Leg, RoutePair};
+use relay_common::route::{self, Binding, Entry, Leg, Stamp};
 use relay_common::wire::channel_data::{ChannelNumber, ChannelRange};
 use zerocopy::FromBytes as _;
 
@@ -16,7 +16,7 @@ use super::frame::{Datagram, TCP, UDP, channel_data};
 /// The interface that a test run's frames come in by: loopback. Nothing is sent there.
 const INTERFACE: u32 = 1;
 /// The epoch of all routes.
-pub(super) const EPOCH: u32 = 1;
+pub(super) const EPOCH: u16 = 1;
 /// The listening port. The yardstick has it as a literal.
 pub(super) const LISTEN_PORT: u16 = 3478;
 const RELAYED_PORT: u16 = 50_000;
@@ -70,7 +70,8 @@ pub(super) fn next_hop() -> NextHop {
         ifindex: INTERFACE,
         port: 0,
         mtu: 1500,
-        vlan: 0,
+        tags: [Tag::default(); TAGS_MAX],
+        tag_count: 0,
         state: NEXT_HOP_VALID,
     }
 }
@@ -79,16 +80,16 @@ pub(super) fn next_hop() -> NextHop {
 pub(super) const RELAYED_PORTS: (u16, u16) = (49_152, 65_535);
 
 /// Both routes of a live binding.
-pub(super) fn routes(family: Family, index: u32) -> RoutePair {
+pub(super) fn routes(family: Family, index: u32) -> [Entry; 2] {
     compose(family, index, u64::MAX)
 }
 
 /// Both routes of a binding that has expired; its `index` is one that no live binding has.
-pub(super) fn expired_routes(family: Family, index: u32) -> RoutePair {
+pub(super) fn expired_routes(family: Family, index: u32) -> [Entry; 2] {
     compose(family, index, 1)
 }
 
-fn compose(family: Family, index: u32, deadline_ns: u64) -> RoutePair {
+fn compose(family: Family, index: u32, deadline_ns: u64) -> [Entry; 2] {
     let Ends { client, server, relayed, peer } = Ends::of(family, index);
     let leg = Leg { deadline_ns, next_hop: 0 };
     let binding = Binding {
@@ -101,12 +102,11 @@ fn compose(family: Family, index: u32, deadline_ns: u64) -> RoutePair {
         peer: PeerAddr::new(peer),
         channel: ChannelNumber::new(CHANNEL, ChannelRange::Rfc8656)
             .expect("a constant in the range of RFC 8656 §12"),
-        slot: slot(index),
-        epoch: EPOCH,
+        stamp: Stamp { slot: slot(index), epoch: EPOCH, policed: false },
         to_peer: leg,
         to_client: leg,
     };
-    RoutePair::compose(&binding).expect("all addresses are of one family")
+    route::channel(&binding).expect("all addresses are of one family")
 }
 
 /// The slot that a binding is counted in.
@@ -200,7 +200,7 @@ impl Path {
         let elsewhere = Datagram { dst: (server.ip(), 53).into(), ..ask.clone() };
         let tcp = Datagram { protocol: TCP, ..ask };
         vec![
-            path("pass_stun", Reason::NotChannelData, &stun),
+            path("pass_stun", Reason::NotTurn, &stun),
             path("pass_no_route", Reason::NoRoute, &unbound),
             path("pass_expired", Reason::Expired, &expired),
             path("pass_other_port", Reason::NotOurPort, &elsewhere),

@@ -1,7 +1,7 @@
 //! Turnpike's program, loaded and not attached, with its maps as the relay would fill them.
 
 use anyhow::{Context as _, bail};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, PerCpuArray};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use relay_common::abi::{
@@ -9,7 +9,7 @@ use relay_common::abi::{
     RouteKeyV6,
 };
 use relay_common::addr::Family;
-use relay_common::route::RoutePair;
+use relay_common::route::Entry;
 use relay_common::wire::channel_data::ChannelRange;
 use relay_common::wire::net::be16;
 use zerocopy::FromBytes as _;
@@ -58,6 +58,7 @@ impl Relay {
             channel_last: ChannelRange::Rfc8656.last(),
             listen_ports_count: 1,
             listen_ports,
+            ..Config::default()
         };
         const CONFIG: usize = size_of::<Config>();
         let config: [u8; CONFIG] = zerocopy::transmute!(config);
@@ -70,15 +71,31 @@ impl Relay {
 
     /// All live bindings, and one that has expired.
     fn fill(&mut self, live: u32) -> anyhow::Result<()> {
-        for (family, name) in [(Family::V4, abi::map::ROUTES_V4), (Family::V6, abi::map::ROUTES_V6)]
-        {
-            let map = self.map(name)?;
-            let pairs = (0..live)
-                .map(|index| path::routes(family, index))
-                .chain([path::expired_routes(family, live)]);
-            match family {
-                Family::V4 => insert_v4(&mut HashMap::try_from(map)?, pairs)?,
-                Family::V6 => insert_v6(&mut HashMap::try_from(map)?, pairs)?,
+        for family in [Family::V4, Family::V6] {
+            let bindings = (0..live).map(|index| path::routes(family, index));
+            for entry in bindings.chain([path::expired_routes(family, live)]).flatten() {
+                self.insert(entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, entry: Entry) -> anyhow::Result<()> {
+        const ROUTE: usize = size_of::<Route>();
+        match entry {
+            Entry::V4(key, route) => {
+                const KEY: usize = size_of::<RouteKeyV4>();
+                let (key, route): ([u8; KEY], [u8; ROUTE]) =
+                    (zerocopy::transmute!(key), zerocopy::transmute!(route));
+                HashMap::<_, [u8; KEY], [u8; ROUTE]>::try_from(self.map(abi::map::ROUTES_V4)?)?
+                    .insert(key, route, 0)?;
+            }
+            Entry::V6(key, route) => {
+                const KEY: usize = size_of::<RouteKeyV6>();
+                let (key, route): ([u8; KEY], [u8; ROUTE]) =
+                    (zerocopy::transmute!(key), zerocopy::transmute!(route));
+                HashMap::<_, [u8; KEY], [u8; ROUTE]>::try_from(self.map(abi::map::ROUTES_V6)?)?
+                    .insert(key, route, 0)?;
             }
         }
         Ok(())
@@ -99,36 +116,4 @@ impl Relay {
         };
         Ok(counts.iter().map(packets).sum())
     }
-}
-
-type Routes<'m, const KEY: usize> = HashMap<&'m mut MapData, [u8; KEY], [u8; size_of::<Route>()]>;
-
-fn insert_v4(
-    map: &mut Routes<'_, { size_of::<RouteKeyV4>() }>,
-    pairs: impl Iterator<Item = RoutePair>,
-) -> anyhow::Result<()> {
-    for pair in pairs {
-        let RoutePair::V4 { to_peer, to_client } = pair else { continue };
-        for (key, route) in [to_peer, to_client] {
-            let key: [u8; size_of::<RouteKeyV4>()] = zerocopy::transmute!(key);
-            let route: [u8; size_of::<Route>()] = zerocopy::transmute!(route);
-            map.insert(key, route, 0)?;
-        }
-    }
-    Ok(())
-}
-
-fn insert_v6(
-    map: &mut Routes<'_, { size_of::<RouteKeyV6>() }>,
-    pairs: impl Iterator<Item = RoutePair>,
-) -> anyhow::Result<()> {
-    for pair in pairs {
-        let RoutePair::V6 { to_peer, to_client } = pair else { continue };
-        for (key, route) in [to_peer, to_client] {
-            let key: [u8; size_of::<RouteKeyV6>()] = zerocopy::transmute!(key);
-            let route: [u8; size_of::<Route>()] = zerocopy::transmute!(route);
-            map.insert(key, route, 0)?;
-        }
-    }
-    Ok(())
 }

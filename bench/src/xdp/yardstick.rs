@@ -6,7 +6,7 @@ use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use relay_common::abi::{Direction, NextHop, Route, RouteKeyV4};
 use relay_common::addr::Family;
-use relay_common::route::{EntryV4, RoutePair};
+use relay_common::route::Entry;
 use relay_common::wire::checksum;
 use relay_common::wire::net::be16;
 use zerocopy::{FromBytes as _, Immutable, IntoBytes};
@@ -108,12 +108,14 @@ impl Yardstick {
         let map = ebpf.map_mut(ROUTES).context("the object has no map ROUTES")?;
         let mut map = HashMap::<_, [u8; KEY_BYTES], [u8; VALUE_BYTES]>::try_from(map)?;
         for index in 0..live {
-            let RoutePair::V4 { to_peer, to_client } = path::routes(Family::V4, index) else {
+            let [Entry::V4(from_client, to_peer), Entry::V4(from_peer, to_client)] =
+                path::routes(Family::V4, index)
+            else {
                 unreachable!("addresses of IPv4 make routes of IPv4")
             };
-            let number = to_peer.0.channel;
-            insert(&mut map, Direction::ClientToPeer, number, &to_peer)?;
-            insert(&mut map, Direction::PeerToClient, number, &to_client)?;
+            let number = from_client.channel;
+            insert(&mut map, Direction::ClientToPeer, number, &(from_client, to_peer))?;
+            insert(&mut map, Direction::PeerToClient, number, &(from_peer, to_client))?;
         }
         let program = ebpf.program_mut(PROGRAM).context("the object has no program yardstick")?;
         let program: &mut Xdp = program.try_into()?;
@@ -145,7 +147,7 @@ fn insert(
     map: &mut HashMap<&mut MapData, [u8; KEY_BYTES], [u8; VALUE_BYTES]>,
     direction: Direction,
     number: u16,
-    (key, route): &EntryV4,
+    (key, route): &(RouteKeyV4, Route),
 ) -> anyhow::Result<()> {
     let value = Value::of(direction, number, route, &path::next_hop());
     let key: [u8; KEY_BYTES] = zerocopy::transmute!(Key::of(key));

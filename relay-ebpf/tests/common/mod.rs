@@ -11,10 +11,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use relay_common::abi::{
     ABI_VERSION, Config, Count, Direction, LISTEN_PORTS_MAX, NEXT_HOP_VALID, NextHop, Reason,
-    Route, RouteKeyV4, RouteKeyV6,
+    Route, RouteKeyV4, RouteKeyV6, TAGS_MAX, Tag,
 };
 use relay_common::addr::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport};
-use relay_common::route::{Binding, Leg, RoutePair};
+use relay_common::route::{self, Binding, Entry, Leg, Stamp};
 use relay_common::wire::channel_data::{ChannelNumber, ChannelRange};
 use relay_ebpf::{Frame, Tables, Verdict};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -25,7 +25,7 @@ pub const INGRESS: u32 = 1;
 pub const EGRESS: u32 = 77;
 pub const PORT: u32 = 0;
 /// The epoch of valid routes.
-pub const EPOCH: u32 = 5;
+pub const EPOCH: u16 = 5;
 /// The host's clock; the kernel's is somewhere between [`PAST`] and [`FUTURE`] as well.
 pub const NOW: u64 = 1_000_000_000;
 pub const PAST: u64 = 1;
@@ -255,21 +255,21 @@ impl Tables for HostTables {
 /// What the tables of every test hold next hops for.
 pub mod hop {
     /// The interface that the frame came in by.
-    pub const SAME: u32 = 0;
+    pub const SAME: u16 = 0;
     /// Another interface.
-    pub const OTHER: u32 = 1;
+    pub const OTHER: u16 = 1;
     /// Known, not resolved.
-    pub const UNRESOLVED: u32 = 2;
+    pub const UNRESOLVED: u16 = 2;
     /// An interface that no port stands for.
-    pub const NO_PORT: u32 = 3;
+    pub const NO_PORT: u16 = 3;
     /// An MTU of 100 bytes.
-    pub const NARROW: u32 = 4;
+    pub const NARROW: u16 = 4;
     /// An MTU of more than IPv4 can fill.
-    pub const WIDE: u32 = 5;
+    pub const WIDE: u16 = 5;
     /// An index that no next hop can have.
-    pub const ABSENT: u32 = u32::MAX;
+    pub const ABSENT: u16 = u16::MAX;
     /// Every one.
-    pub const ALL: [u32; 7] = [SAME, OTHER, UNRESOLVED, NO_PORT, NARROW, WIDE, ABSENT];
+    pub const ALL: [u16; 7] = [SAME, OTHER, UNRESOLVED, NO_PORT, NARROW, WIDE, ABSENT];
 }
 
 /// Words of a MAC address.
@@ -286,7 +286,8 @@ pub fn tables() -> HostTables {
         ifindex: INGRESS,
         port: 63,
         mtu: 1500,
-        vlan: 0,
+        tags: [Tag::default(); TAGS_MAX],
+        tag_count: 0,
         state: NEXT_HOP_VALID,
     };
     let mut listen_ports = [0; LISTEN_PORTS_MAX];
@@ -301,6 +302,7 @@ pub fn tables() -> HostTables {
             channel_last: ChannelRange::Rfc8656.last(),
             listen_ports_count: 2,
             listen_ports,
+            ..Config::default()
         },
         v4: HashMap::new(),
         v6: HashMap::new(),
@@ -361,7 +363,7 @@ impl Ends {
 pub const CHANNEL: u16 = 0x4001;
 
 /// A valid binding over one next hop.
-pub fn binding(ends: &Ends, next_hop: u32) -> Binding {
+pub fn binding(ends: &Ends, next_hop: u16) -> Binding {
     let leg = Leg { deadline_ns: FUTURE, next_hop };
     Binding {
         five_tuple: FiveTuple {
@@ -372,8 +374,7 @@ pub fn binding(ends: &Ends, next_hop: u32) -> Binding {
         relayed: RelayedAddr::new(ends.relayed),
         peer: PeerAddr::new(ends.peer),
         channel: ChannelNumber::new(CHANNEL, ChannelRange::Rfc8656).unwrap(),
-        slot: SLOT,
-        epoch: EPOCH,
+        stamp: Stamp { slot: SLOT, epoch: EPOCH, policed: false },
         to_peer: leg,
         to_client: leg,
     }
@@ -381,15 +382,13 @@ pub fn binding(ends: &Ends, next_hop: u32) -> Binding {
 
 /// Puts both routes of a binding into the tables, changed by `change`.
 pub fn install(tables: &mut HostTables, binding: &Binding, change: impl Fn(&mut Route)) {
-    match RoutePair::compose(binding).expect("tests bind within a family") {
-        RoutePair::V4 { to_peer, to_client } => {
-            for (key, mut route) in [to_peer, to_client] {
+    for entry in route::channel(binding).expect("tests bind within a family") {
+        match entry {
+            Entry::V4(key, mut route) => {
                 change(&mut route);
                 tables.v4.insert(key, route);
             }
-        }
-        RoutePair::V6 { to_peer, to_client } => {
-            for (key, mut route) in [to_peer, to_client] {
+            Entry::V6(key, mut route) => {
                 change(&mut route);
                 tables.v6.insert(key, route);
             }

@@ -17,7 +17,7 @@ use relay_common::abi::{
     map,
 };
 use relay_common::addr::FiveTuple;
-use relay_common::route::{self, Leg, RoutePair};
+use relay_common::route::{self, Entry, Leg, Stamp};
 use relay_common::wire::channel_data::ChannelNumber;
 use relay_turn::Binding;
 use tokio::sync::mpsc::UnboundedSender;
@@ -36,7 +36,7 @@ const EMBEDDED: Option<&[u8]> =
 const EMBEDDED: Option<&[u8]> = None;
 
 /// The epoch of every route; a later configuration takes another.
-const EPOCH: u32 = 1;
+const EPOCH: u16 = 1;
 
 /// What the kernel datapath is set up with.
 #[derive(Clone, Debug)]
@@ -96,8 +96,8 @@ struct Inner {
 /// The next hops that an installed binding holds on to.
 #[derive(Clone, Copy)]
 struct Installed {
-    to_peer: (Ends, u32),
-    to_client: (Ends, u32),
+    to_peer: (Ends, u16),
+    to_client: (Ends, u16),
 }
 
 impl Installed {
@@ -190,7 +190,7 @@ impl Kernel {
     }
 
     /// Writes a next hop, if its place is still the one that was asked for.
-    pub(crate) fn set_next_hop(&self, index: u32, serial: u64, value: NextHop) {
+    pub(crate) fn set_next_hop(&self, index: u16, serial: u64, value: NextHop) {
         let mut inner = self.lock();
         if inner.next_hops.is_current(index, serial, value.state) {
             inner.write_next_hop(index, value);
@@ -259,23 +259,17 @@ impl Inner {
             None => return self.failed("no next hop is free"),
         };
         self.installed.insert(place, held);
-        let pair = RoutePair::compose(&routed(binding, slot, held));
-        if let Some(Err(error)) = pair.map(|pair| self.insert(&pair)) {
+        let entries = route::channel(&routed(binding, slot, held)).into_iter().flatten();
+        if let Err(error) = entries.into_iter().try_for_each(|entry| self.insert(entry)) {
             self.withdraw(binding);
             self.failed(&error.to_string());
         }
     }
 
-    fn insert(&mut self, pair: &RoutePair) -> Result<(), MapError> {
-        match pair {
-            RoutePair::V4 { to_peer, to_client } => {
-                self.routes_v4.insert(Plain(to_peer.0), Plain(to_peer.1), 0)?;
-                self.routes_v4.insert(Plain(to_client.0), Plain(to_client.1), 0)
-            }
-            RoutePair::V6 { to_peer, to_client } => {
-                self.routes_v6.insert(Plain(to_peer.0), Plain(to_peer.1), 0)?;
-                self.routes_v6.insert(Plain(to_client.0), Plain(to_client.1), 0)
-            }
+    fn insert(&mut self, entry: Entry) -> Result<(), MapError> {
+        match entry {
+            Entry::V4(key, route) => self.routes_v4.insert(Plain(key), Plain(route), 0),
+            Entry::V6(key, route) => self.routes_v6.insert(Plain(key), Plain(route), 0),
         }
     }
 
@@ -283,19 +277,13 @@ impl Inner {
         let Some(held) = self.installed.remove(&(binding.five_tuple, binding.number)) else {
             return;
         };
-        let pair = RoutePair::compose(&routed(binding, 0, held));
-        // A route that is not there is as good as one that was removed; the second is removed
-        // whatever became of the first.
-        match pair {
-            Some(RoutePair::V4 { to_peer, to_client }) => {
-                let _ = self.routes_v4.remove(&Plain(to_peer.0));
-                let _ = self.routes_v4.remove(&Plain(to_client.0));
-            }
-            Some(RoutePair::V6 { to_peer, to_client }) => {
-                let _ = self.routes_v6.remove(&Plain(to_peer.0));
-                let _ = self.routes_v6.remove(&Plain(to_client.0));
-            }
-            None => {}
+        for entry in route::channel(&routed(binding, 0, held)).into_iter().flatten() {
+            // A route that is not there is as good as one that was removed; the second is removed
+            // whatever became of the first.
+            let _ = match entry {
+                Entry::V4(key, _) => self.routes_v4.remove(&Plain(key)),
+                Entry::V6(key, _) => self.routes_v6.remove(&Plain(key)),
+            };
         }
         self.release_both(held);
     }
@@ -318,7 +306,7 @@ impl Inner {
         }
     }
 
-    fn acquire(&mut self, ends: Ends) -> Option<u32> {
+    fn acquire(&mut self, ends: Ends) -> Option<u16> {
         let (index, is_new) = self.next_hops.acquire(ends)?;
         if is_new {
             // Unresolved until netlink says otherwise: packets pass up meanwhile.
@@ -328,14 +316,14 @@ impl Inner {
         Some(index)
     }
 
-    fn release(&mut self, (ends, index): (Ends, u32)) {
+    fn release(&mut self, (ends, index): (Ends, u16)) {
         if self.next_hops.release(ends) {
             self.write_next_hop(index, NextHop::default());
         }
     }
 
-    fn write_next_hop(&mut self, index: u32, value: NextHop) {
-        if let Err(error) = self.next_hop_map.set(index, Plain(value), 0) {
+    fn write_next_hop(&mut self, index: u16, value: NextHop) {
+        if let Err(error) = self.next_hop_map.set(index.into(), Plain(value), 0) {
             warn!(%error, "a next hop could not be written");
         }
     }
@@ -364,14 +352,13 @@ fn ends(binding: &Binding) -> (Ends, Ends) {
 
 /// The binding with everything that its routes hold.
 fn routed(binding: &Binding, slot: u32, held: Installed) -> route::Binding {
-    let leg = |deadline_ns, (_, next_hop): (Ends, u32)| Leg { deadline_ns, next_hop };
+    let leg = |deadline_ns, (_, next_hop): (Ends, u16)| Leg { deadline_ns, next_hop };
     route::Binding {
         five_tuple: binding.five_tuple,
         relayed: binding.relayed,
         peer: binding.peer,
         channel: binding.number,
-        slot,
-        epoch: EPOCH,
+        stamp: Stamp { slot, epoch: EPOCH, policed: false },
         to_peer: leg(binding.client_to_peer_deadline_ns, held.to_peer),
         to_client: leg(binding.peer_to_client_deadline_ns, held.to_client),
     }

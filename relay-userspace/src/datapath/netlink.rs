@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use relay_common::abi::{NEXT_HOP_VALID, NextHop};
+use relay_common::abi::{NEXT_HOP_VALID, NextHop, TAGS_MAX, Tag};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -35,7 +35,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// How often a slice of the next hops in use is looked up again.
 const REFRESH: Duration = Duration::from_secs(1);
 /// Slices: each next hop is looked up again every fifteen seconds.
-const REFRESH_SLICES: u32 = 15;
+const REFRESH_SLICES: u16 = 15;
 /// Pause before netlink is tried again after a failure.
 const RECONNECT: Duration = Duration::from_secs(1);
 
@@ -62,7 +62,7 @@ struct Follower {
     links: HashMap<u32, Link>,
     /// Those whose MAC address can be used.
     neighbours: HashMap<(u32, IpAddr), Mac>,
-    hops: HashMap<u32, Hop>,
+    hops: HashMap<u16, Hop>,
 }
 
 /// Serves `changes` and the kernel's events until the relay ends.
@@ -253,10 +253,10 @@ impl Follower {
     /// that are fresh cost the kernel nothing.
     async fn resolve_where(
         &mut self,
-        concerned: impl Fn(u32) -> bool,
+        concerned: impl Fn(u16) -> bool,
         questions: &Questions,
     ) -> io::Result<()> {
-        let indexes: Vec<u32> = self.hops.keys().copied().filter(|i| concerned(*i)).collect();
+        let indexes: Vec<u16> = self.hops.keys().copied().filter(|i| concerned(*i)).collect();
         let mut asked = HashSet::new();
         for index in indexes {
             let Some(ends) = self.hops.get(&index).map(|hop| hop.ends) else { continue };
@@ -283,7 +283,7 @@ impl Follower {
     }
 
     fn write_where(&mut self, concerned: impl Fn(&Via) -> bool) {
-        let indexes: Vec<u32> = self
+        let indexes: Vec<u16> = self
             .hops
             .iter()
             .filter(|(_, hop)| hop.via.as_ref().is_some_and(&concerned))
@@ -295,7 +295,7 @@ impl Follower {
     }
 
     /// Brings the kernel's entry up to date, if it changed.
-    fn write(&mut self, index: u32) {
+    fn write(&mut self, index: u16) {
         let Some(hop) = self.hops.get(&index) else { return };
         let value = hop.via.and_then(|via| self.next_hop(via)).unwrap_or_default();
         if value != hop.written {
@@ -316,7 +316,8 @@ impl Follower {
             ifindex: via.ifindex,
             port,
             mtu: via.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
-            vlan: 0,
+            tags: [Tag::default(); TAGS_MAX],
+            tag_count: 0,
             state: NEXT_HOP_VALID,
         })
     }

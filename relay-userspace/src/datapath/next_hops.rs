@@ -15,7 +15,7 @@ pub(crate) enum Change {
     /// Find out how packets between these ends leave, and keep it true.
     Wanted {
         /// Place in the kernel's map.
-        index: u32,
+        index: u16,
         /// Tells this use of the place from earlier ones.
         serial: u64,
         /// From and to.
@@ -24,7 +24,7 @@ pub(crate) enum Change {
     /// Nobody needs it any more.
     Dropped {
         /// Place in the kernel's map.
-        index: u32,
+        index: u16,
         /// The use that ended.
         serial: u64,
     },
@@ -33,8 +33,8 @@ pub(crate) enum Change {
 /// The next hops in use.
 pub(super) struct NextHops {
     used: HashMap<Ends, Use>,
-    places: HashMap<u32, Place>,
-    free: Vec<u32>,
+    places: HashMap<u16, Place>,
+    free: Vec<u16>,
     never_used: u32,
     serial: u64,
     resolved: u64,
@@ -42,7 +42,7 @@ pub(super) struct NextHops {
 }
 
 struct Use {
-    index: u32,
+    index: u16,
     holders: u32,
 }
 
@@ -67,14 +67,14 @@ impl NextHops {
 
     /// The index for these ends, and whether it is new; `None` when all are taken. A new one is
     /// to be cleared in the kernel, then announced.
-    pub(super) fn acquire(&mut self, ends: Ends) -> Option<(u32, bool)> {
+    pub(super) fn acquire(&mut self, ends: Ends) -> Option<(u16, bool)> {
         if let Some(used) = self.used.get_mut(&ends) {
             used.holders += 1;
             return Some((used.index, false));
         }
         let index = self.free.pop().or_else(|| {
-            let fresh = self.never_used;
-            (fresh < NEXT_HOPS_MAX).then(|| self.never_used += 1).map(|()| fresh)
+            let fresh = u16::try_from(self.never_used).ok()?;
+            (self.never_used < NEXT_HOPS_MAX).then(|| self.never_used += 1).map(|()| fresh)
         })?;
         self.serial += 1;
         self.used.insert(ends, Use { index, holders: 1 });
@@ -83,7 +83,7 @@ impl NextHops {
     }
 
     /// Asks the resolver for a place.
-    pub(super) fn announce(&self, index: u32) {
+    pub(super) fn announce(&self, index: u16) {
         if let Some(Place { ends, serial, .. }) = self.places.get(&index) {
             self.tell(Change::Wanted { index, serial: *serial, ends: *ends });
         }
@@ -107,7 +107,7 @@ impl NextHops {
     }
 
     /// Whether a resolution still concerns the use of the place that asked for it; notes it.
-    pub(super) fn is_current(&mut self, index: u32, serial: u64, state: u16) -> bool {
+    pub(super) fn is_current(&mut self, index: u16, serial: u64, state: u16) -> bool {
         let Some(place) = self.places.get_mut(&index).filter(|p| p.serial == serial) else {
             return false;
         };
@@ -176,8 +176,8 @@ mod tests {
     fn a_full_table_refuses_and_keeps_what_it_has() {
         let (mut hops, _changes) = next_hops();
         hops.never_used = NEXT_HOPS_MAX - 1;
-        assert_eq!(hops.acquire(ends(2)), Some((NEXT_HOPS_MAX - 1, true)));
+        assert_eq!(hops.acquire(ends(2)), Some((u16::MAX, true)));
         assert_eq!(hops.acquire(ends(3)), None);
-        assert_eq!(hops.acquire(ends(2)), Some((NEXT_HOPS_MAX - 1, false)));
+        assert_eq!(hops.acquire(ends(2)), Some((u16::MAX, false)));
     }
 }
