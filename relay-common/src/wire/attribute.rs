@@ -49,6 +49,8 @@ impl AttributeType {
     pub const RESERVATION_TOKEN: Self = Self(0x0022);
     /// ADDITIONAL-ADDRESS-FAMILY (RFC 8656 §18.11).
     pub const ADDITIONAL_ADDRESS_FAMILY: Self = Self(0x8000);
+    /// ICMP (RFC 8656 §18.13).
+    pub const ICMP: Self = Self(0x8004);
     /// SOFTWARE (RFC 8489 §14.14).
     pub const SOFTWARE: Self = Self(0x8022);
     /// FINGERPRINT (RFC 8489 §14.7).
@@ -112,6 +114,44 @@ pub fn leading_byte(value: &[u8]) -> Option<u8> {
     }
 }
 
+/// The value of ICMP (RFC 8656 §18.13): why a datagram to a peer did not arrive. What type and code
+/// mean depends on the peer's address family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Icmp {
+    /// ICMP type, 7 bits on the wire.
+    pub kind: u8,
+    /// ICMP code, up to 511.
+    pub code: u16,
+    /// The MTU of the next hop, bytes, when the datagram was too big for it; else 0.
+    pub data: u32,
+}
+
+impl Icmp {
+    /// Bytes of the value.
+    pub const BYTES: usize = 8;
+    /// Bits of the code.
+    const CODE_BITS: u32 = 9;
+
+    /// The value on the wire. A type or a code that does not fit is cut off.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; Self::BYTES] {
+        let code = self.code & ((1 << Self::CODE_BITS) - 1);
+        let [k, c] = ((self.kind as u16) << Self::CODE_BITS | code).to_be_bytes();
+        let [d0, d1, d2, d3] = self.data.to_be_bytes();
+        [0, 0, k, c, d0, d1, d2, d3]
+    }
+
+    /// Reads a value; two reserved bytes are ignored. `None`: a wrong length.
+    #[must_use]
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let [_, _, k, c, data @ ..]: [u8; Self::BYTES] = value.try_into().ok()?;
+        let both = u16::from_be_bytes([k, c]);
+        let kind = u8::try_from(both >> Self::CODE_BITS).ok()?;
+        let code = both & ((1 << Self::CODE_BITS) - 1);
+        Some(Self { kind, code, data: u32::from_be_bytes(data) })
+    }
+}
+
 /// ERROR-CODE: the code (300–699) and the reason phrase (RFC 8489 §14.8).
 #[must_use]
 pub fn error_code(value: &[u8]) -> Option<(u16, &str)> {
@@ -149,6 +189,20 @@ mod tests {
         assert_eq!(channel_number(&[0x40, 1, 0, 0, 0]), None);
         assert_eq!(leading_byte(&[17, 1, 2, 3]), Some(17));
         assert_eq!(leading_byte(&[17]), None);
+    }
+
+    #[test]
+    fn an_icmp_type_has_seven_bits_and_a_code_nine() {
+        let too_big = Icmp { kind: 3, code: 4, data: 1400 };
+        assert_eq!(too_big.to_bytes(), [0, 0, 0x06, 0x04, 0, 0, 0x05, 0x78]);
+        assert_eq!(Icmp::parse(&[0xFF, 0xFF, 0x06, 0x04, 0, 0, 0x05, 0x78]), Some(too_big));
+        let largest = Icmp { kind: 127, code: 511, data: u32::MAX };
+        assert_eq!(largest.to_bytes(), [0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]);
+        assert_eq!(Icmp::parse(&largest.to_bytes()), Some(largest));
+        let cut_off = Icmp { kind: 128, code: 512, data: 0 };
+        assert_eq!(cut_off.to_bytes(), [0; 8]);
+        assert_eq!(Icmp::parse(&[0; 7]), None);
+        assert_eq!(Icmp::parse(&[0; 9]), None);
     }
 
     #[test]

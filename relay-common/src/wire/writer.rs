@@ -6,7 +6,7 @@
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 
-use super::attribute::{AttributeType, xor_mask};
+use super::attribute::{AttributeType, Icmp, xor_mask};
 use super::stun::{
     ATTRIBUTE_HEADER_BYTES, Class, HEADER_BYTES, INTEGRITY_BYTES, MAGIC_COOKIE, Method,
     TransactionId, fingerprint, header_with_length, message_type,
@@ -79,6 +79,11 @@ impl<'a> MessageWriter<'a> {
                 self.append(&(ip.to_bits() ^ xor_mask(self.transaction)).to_be_bytes());
             }
         }
+    }
+
+    /// ICMP (RFC 8656 §18.13).
+    pub fn icmp(&mut self, icmp: Icmp) {
+        self.attribute(AttributeType::ICMP, &icmp.to_bytes());
     }
 
     /// ERROR-CODE (RFC 8489 §14.8): `code` is 300–699, `reason` may be empty.
@@ -178,6 +183,7 @@ mod tests {
         w.unknown_attributes(&[AttributeType(0x7777)]);
         w.xor_address(AttributeType::XOR_MAPPED_ADDRESS, "192.0.2.1:32853".parse().unwrap());
         w.xor_address(AttributeType::XOR_PEER_ADDRESS, "[2001:db8::1]:1".parse().unwrap());
+        w.icmp(Icmp { kind: 11, code: 1, data: 7 });
         w.integrity(|header, body| {
             assert_eq!(usize::from(header[3]), body.len() + 24);
             [0xAA; 20]
@@ -203,6 +209,8 @@ mod tests {
             Some("192.0.2.1:32853".parse().unwrap())
         );
         assert_eq!(addr(AttributeType::XOR_PEER_ADDRESS), Some("[2001:db8::1]:1".parse().unwrap()));
+        let icmp = attribute::Icmp::parse(value(AttributeType::ICMP));
+        assert_eq!(icmp, Some(Icmp { kind: 11, code: 1, data: 7 }));
         assert_eq!(message.integrity().unwrap().mac, &[0xAA; 20]);
         assert_eq!(message.fingerprint(), Fingerprint::Valid);
         buffer[21] ^= 1;

@@ -96,6 +96,7 @@ impl Turn {
             permissions: BTreeMap::new(),
             channels: BTreeMap::new(),
             numbers: BTreeMap::new(),
+            icmp_full_at_ns: 0,
         });
         self.outputs.push_back(Output::OpenRelay { allocation: id, relayed });
         Ok(None)

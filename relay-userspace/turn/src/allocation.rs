@@ -30,6 +30,8 @@ pub(crate) struct Allocation {
     pub(crate) channels: BTreeMap<ChannelNumber, ChannelBinding>,
     /// The inverse of `channels`.
     pub(crate) numbers: BTreeMap<PeerAddr, ChannelNumber>,
+    /// When its client may again be told of as many ICMP errors at once as ever.
+    pub(crate) icmp_full_at_ns: u64,
 }
 
 /// How far an allocation is.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use relay_common::addr::{FiveTuple, PeerAddr, RelayedAddr};
+use relay_common::wire::attribute::Icmp;
 use relay_common::wire::channel_data::ChannelNumber;
 
 /// The time, read once by the driver for each input.
@@ -42,6 +43,16 @@ pub enum Input<'a> {
         peer: PeerAddr,
         /// All of it.
         datagram: &'a [u8],
+    },
+    /// An ICMP error says that a datagram from a relayed transport address did not arrive. Both
+    /// addresses are those of that datagram; who sent the error does not matter (§11.5).
+    PeerIcmp {
+        /// The allocation whose relayed transport address it left from.
+        allocation: AllocationId,
+        /// Who it was for.
+        peer: PeerAddr,
+        /// What the error says.
+        icmp: Icmp,
     },
     /// [`Output::OpenRelay`] was done: the relayed transport address receives. If the allocation is
     /// gone by now, the answer is [`Output::CloseRelay`].

@@ -233,6 +233,44 @@ impl DropReason {
     }
 }
 
+/// What became of an ICMP error about a datagram to a peer (RFC 8656 §11.5).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum IcmpOutcome {
+    /// The client was told, in a Data indication.
+    Relayed,
+    /// A type that clients are not told of.
+    OtherType,
+    /// The allocation is gone.
+    StaleAllocation,
+    /// No permission for the peer's address.
+    NoPermission,
+    /// More than an allocation's client is told of.
+    RateLimited,
+}
+
+impl IcmpOutcome {
+    /// Every outcome, in the order used for metrics.
+    pub const ALL: [Self; 5] = [
+        Self::Relayed,
+        Self::OtherType,
+        Self::StaleAllocation,
+        Self::NoPermission,
+        Self::RateLimited,
+    ];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Relayed => "relayed",
+            Self::OtherType => "other_type",
+            Self::StaleAllocation => "stale_allocation",
+            Self::NoPermission => "no_permission",
+            Self::RateLimited => "rate_limited",
+        }
+    }
+}
+
 /// All counts of one [`crate::Turn`], or of several added up. Gauges say how many there are now,
 /// everything else only grows.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -250,6 +288,7 @@ pub struct Snapshot {
     requests: [[u64; Code::ALL.len()]; RequestMethod::ALL.len()],
     relayed: [Count; Direction::ALL.len()],
     dropped: [u64; DropReason::ALL.len()],
+    icmp: [u64; IcmpOutcome::ALL.len()],
 }
 
 impl Snapshot {
@@ -280,6 +319,12 @@ impl Snapshot {
         self.dropped[reason as usize]
     }
 
+    /// ICMP errors about datagrams to peers.
+    #[must_use]
+    pub const fn icmp(&self, outcome: IcmpOutcome) -> u64 {
+        self.icmp[outcome as usize]
+    }
+
     /// Adds what another shard counted.
     pub fn add(&mut self, other: &Self) {
         self.permissions += other.permissions;
@@ -295,6 +340,7 @@ impl Snapshot {
             mine.bytes += theirs.bytes;
         }
         add_each(&mut self.dropped, &other.dropped);
+        add_each(&mut self.icmp, &other.icmp);
     }
 
     pub(crate) const fn allocations_mut(&mut self, _: Transport, family: Family) -> &mut u64 {
@@ -313,6 +359,10 @@ impl Snapshot {
 
     pub(crate) const fn count_dropped(&mut self, reason: DropReason) {
         self.dropped[reason as usize] += 1;
+    }
+
+    pub(crate) const fn count_icmp(&mut self, outcome: IcmpOutcome) {
+        self.icmp[outcome as usize] += 1;
     }
 }
 
@@ -339,6 +389,10 @@ mod tests {
             assert_eq!(*reason as usize, index);
             assert!(DropReason::ALL[..index].iter().all(|other| other.name() != reason.name()));
         }
+        for (index, outcome) in IcmpOutcome::ALL.iter().enumerate() {
+            assert_eq!(*outcome as usize, index);
+            assert!(IcmpOutcome::ALL[..index].iter().all(|other| other.name() != outcome.name()));
+        }
         assert_eq!([Family::V4 as usize, Family::V6 as usize], [0, 1]);
     }
 
@@ -351,6 +405,7 @@ mod tests {
         shard.count_request(RequestMethod::Allocate, Code::Success);
         shard.count_relayed(Direction::PeerToClient, 7);
         shard.count_dropped(DropReason::TooBig);
+        shard.count_icmp(IcmpOutcome::RateLimited);
         let mut sum = shard.clone();
         sum.add(&shard);
         assert_eq!((sum.permissions, sum.channels, sum.reservations), (2, 4, 6));
@@ -359,5 +414,6 @@ mod tests {
         assert_eq!(sum.requests(RequestMethod::Allocate, Code::Success), 2);
         assert_eq!(sum.relayed(Direction::PeerToClient), Count { packets: 2, bytes: 14 });
         assert_eq!(sum.dropped(DropReason::TooBig), 2);
+        assert_eq!(sum.icmp(IcmpOutcome::RateLimited), 2);
     }
 }

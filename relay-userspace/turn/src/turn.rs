@@ -89,6 +89,9 @@ impl Turn {
             Input::FromPeer { allocation, peer, datagram } => {
                 self.relay_from_peer(allocation, peer, datagram);
             }
+            Input::PeerIcmp { allocation, peer, icmp } => {
+                self.relay_icmp(now, allocation, peer, icmp);
+            }
             Input::RelayOpened { allocation } => self.relay_opened(now, allocation),
             Input::RelayFailed { allocation } => self.relay_failed(now, allocation),
             Input::Deadline => {}

@@ -28,4 +28,10 @@ fn every_error_code_and_every_drop_reason_has_a_test() {
     for name in codes.chain(reasons) {
         assert!(tests.contains(&format!("=> {name}")), "{name}");
     }
+    for outcome in relay_turn::IcmpOutcome::ALL {
+        let name = outcome.name();
+        let is_shown = outcome == relay_turn::IcmpOutcome::Relayed
+            || tests.contains(&format!("=> only icmp_{name}"));
+        assert!(is_shown, "{name}");
+    }
 }

@@ -1,6 +1,6 @@
 //! §11 Send and Data indications.
 
-use super::script::{check, run};
+use super::script::{check, check_with, run};
 use super::world::{World, config};
 use relay_common::abi::{Count, Direction};
 
@@ -84,4 +84,115 @@ fn application_data_is_counted_each_way() {
     let snapshot = world.turn.snapshot();
     assert_eq!(snapshot.relayed(Direction::ClientToPeer), Count { packets: 3, bytes: 18 });
     assert_eq!(snapshot.relayed(Direction::PeerToClient), Count { packets: 1, bytes: 100 });
+}
+
+#[test]
+fn an_icmp_error_about_a_datagram_comes_as_a_data_indication_without_data() {
+    let icmp = |error: &str| format!("alice allocates; alice permits bob; icmp {error}");
+    for told in ["3/0/0", "3/1/0", "3/3/0", "3/13/0", "11/0/0", "11/1/0", "3/4/1400"] {
+        let [kind, code, data] = told.split('/').collect::<Vec<_>>()[..] else { panic!() };
+        check(&icmp(&format!("{told} of bob for alice => to alice icmp bob {kind}/{code} {data}")));
+    }
+    // A channel changes nothing: there is no other way to say it (§12.7).
+    check(
+        "alice allocates; alice binds 4000 to bob; icmp 3/3/0 of bob for alice \
+         => only to alice icmp bob 3/3 0",
+    );
+    let icmp6 =
+        |error: &str| format!("alice6 allocates family=6; alice6 permits bob6; icmp {error}");
+    for told in ["1/4/0", "2/0/1280", "3/0/0", "3/1/0"] {
+        let [kind, code, data] = told.split('/').collect::<Vec<_>>()[..] else { panic!() };
+        check(&icmp6(&format!(
+            "{told} of bob6 for alice6 => to alice6 icmp bob6 {kind}/{code} {data}"
+        )));
+    }
+    // Only an error about size has data (§18.13).
+    check(&icmp("3/3/9 of bob for alice => to alice icmp bob 3/3 0"));
+    check(&icmp("11/4/9 of bob for alice => to alice icmp bob 11/4 0"));
+    check(&icmp6("1/4/9 of bob6 for alice6 => to alice6 icmp bob6 1/4 0"));
+}
+
+#[test]
+fn an_icmp_error_of_another_type_is_dropped() {
+    for other in ["0/0/0", "4/0/0", "5/1/0", "8/0/0", "12/0/0", "1/4/0", "2/0/1280"] {
+        check(&format!(
+            "alice allocates; alice permits bob; icmp {other} of bob for alice \
+             => only icmp_other_type"
+        ));
+    }
+    for other in ["0/0/0", "4/0/0", "11/0/0", "127/0/0"] {
+        check(&format!(
+            "alice6 allocates family=6; alice6 permits bob6; icmp {other} of bob6 for alice6 \
+             => only icmp_other_type"
+        ));
+    }
+}
+
+#[test]
+fn an_icmp_error_needs_a_permission_for_the_address_and_no_port() {
+    check("alice allocates; icmp 3/3/0 of bob for alice => only icmp_no_permission");
+    check(
+        "alice allocates; alice permits bob; icmp 3/3/0 of carol for alice \
+         => only icmp_no_permission",
+    );
+    check(
+        "alice allocates; alice permits bob; icmp 3/3/0 of bob2 for alice \
+         => to alice icmp bob2 3/3 0",
+    );
+    check(
+        "alice allocates; alice permits bob; 299s pass; icmp 3/3/0 of bob for alice \
+         => to alice icmp bob 3/3 0",
+    );
+    check(
+        "alice allocates; alice permits bob; 300s pass; icmp 3/3/0 of bob for alice \
+         => only icmp_no_permission",
+    );
+    // The channel is still bound; the permission it came with is over.
+    check(
+        "alice allocates; alice binds 4000 to bob; 300s pass; icmp 3/3/0 of bob for alice \
+         => only icmp_no_permission",
+    );
+    check(
+        "alice allocates; alice permits bob; alice refreshes lifetime=0; \
+         icmp 3/3/0 of bob for alice => only icmp_stale_allocation",
+    );
+}
+
+#[test]
+fn a_client_is_told_of_twenty_icmp_errors_at_once_and_ten_a_second() {
+    let error = "icmp 3/3/0 of bob for alice";
+    let told = &format!("{error} => to alice icmp bob 3/3 0;");
+    let untold = &format!("{error} => only icmp_rate_limited;");
+    check(
+        &[
+            "alice allocates; alice permits bob; anna allocates; anna permits bob;",
+            &told.repeat(20),
+            &untold.repeat(5),
+            // Everybody has an own account.
+            "icmp 3/3/0 of bob for anna => to anna icmp bob 3/3 0;",
+            "99999999ns pass;",
+            untold,
+            "1ns pass;",
+            told,
+            untold,
+            "1s pass;",
+            &told.repeat(10),
+            untold,
+            "60s pass;",
+            &told.repeat(20),
+            untold,
+        ]
+        .concat(),
+    );
+}
+
+#[test]
+fn an_icmp_error_about_a_relayed_address_behind_a_nat_names_the_outside_one() {
+    let mut config = config();
+    config.relay_addresses[0].external = Some("12.0.0.1".parse().unwrap());
+    check_with(
+        config,
+        "alice allocates; alice permits 12.0.0.1:50000; icmp 3/3/0 of 11.0.0.1:50000 for alice \
+         => to alice icmp 12.0.0.1:50000 3/3 0",
+    );
 }

@@ -7,7 +7,7 @@
 
 use base64::Engine;
 use hmac::{Hmac, KeyInit, Mac};
-use relay_common::wire::attribute::AttributeType;
+use relay_common::wire::attribute::{AttributeType, Icmp};
 use relay_common::wire::stun::{Class, Method, TransactionId};
 use relay_common::wire::writer::MessageWriter;
 use relay_turn::Config;
@@ -94,6 +94,15 @@ pub(crate) fn say(world: &mut World, said: &str) -> String {
             let peer = world.addr(peer);
             let allocation = world.clients[*client].allocation.expect("allocated once");
             world.peer_sends(allocation, peer, bytes.parse().unwrap())
+        }
+        // What was sent to the peer did not arrive, says an ICMP error: type/code/data.
+        ["icmp", error, "of", peer, "for", client] => {
+            let numbers: Vec<u32> = error.split('/').map(|n| n.parse().unwrap()).collect();
+            let [kind, code, data] = numbers[..] else { panic!("what is {error}?") };
+            let (kind, code) = (kind.try_into().unwrap(), code.try_into().unwrap());
+            let peer = world.addr(peer);
+            let allocation = world.clients[*client].allocation.expect("allocated once");
+            world.icmp(allocation, peer, Icmp { kind, code, data })
         }
         [client, "sends", bytes, "on", number, options @ ..] => {
             let datagram = channel_data(number, bytes.parse().unwrap(), options);

@@ -9,11 +9,11 @@ use md5::{Digest, Md5};
 use relay_common::addr::{
     ClientAddr, Family, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport,
 };
-use relay_common::wire::attribute::{self, AttributeType};
+use relay_common::wire::attribute::{self, AttributeType, Icmp};
 use relay_common::wire::stun::{Class, Fingerprint, Message, Method};
 use relay_turn::{
-    AllocationId, Binding, Config, Credentials, DropReason, Input, Limits, Now, Output, Policy,
-    RelayAddress, Snapshot, Turn,
+    AllocationId, Binding, Config, Credentials, DropReason, IcmpOutcome, Input, Limits, Now,
+    Output, Policy, RelayAddress, Snapshot, Turn,
 };
 
 pub(crate) const NS_PER_SEC: u64 = 1_000_000_000;
@@ -177,6 +177,17 @@ impl World {
         self.input("", input, &datagram, &Signed::default())
     }
 
+    /// An ICMP error about a datagram to a peer.
+    pub(crate) fn icmp(
+        &mut self,
+        allocation: AllocationId,
+        peer: SocketAddr,
+        icmp: Icmp,
+    ) -> String {
+        let input = Input::PeerIcmp { allocation, peer: PeerAddr::new(peer), icmp };
+        self.input("", input, &[], &Signed::default())
+    }
+
     /// Lets time pass, with an input at each deadline on the way.
     pub(crate) fn pass(&mut self, ns: u64) -> String {
         let end = self.now.monotonic_ns + ns;
@@ -253,6 +264,10 @@ impl World {
         signed: &Signed,
     ) -> Vec<String> {
         let text = match output {
+            Output::Reply { five_tuple, bytes } if name.is_empty() => {
+                let to = self.name(five_tuple.client.socket());
+                format!("to {to} {}", self.describe_icmp(self.turn.bytes(bytes)))
+            }
             Output::Reply { five_tuple, bytes } => {
                 assert_eq!(five_tuple, self.clients[name].five_tuple);
                 let bytes = self.turn.bytes(bytes).to_vec();
@@ -336,6 +351,18 @@ impl World {
         format!("data {} {}", self.name(peer), datagram.len())
     }
 
+    fn describe_icmp(&self, bytes: &[u8]) -> String {
+        let message = Message::parse(bytes).unwrap();
+        assert_eq!((message.class(), message.method()), (Class::Indication, Method::DATA));
+        let kinds: Vec<_> = message.attributes().map(|attribute| attribute.kind).collect();
+        assert_eq!(kinds, [AttributeType::XOR_PEER_ADDRESS, AttributeType::ICMP], "no DATA");
+        let value = |kind| message.attribute(kind).unwrap();
+        let peer = value(AttributeType::XOR_PEER_ADDRESS);
+        let peer = attribute::xor_address(peer, message.transaction_id()).unwrap();
+        let Icmp { kind, code, data } = Icmp::parse(value(AttributeType::ICMP)).unwrap();
+        format!("icmp {} {kind}/{code} {data}", self.name(peer))
+    }
+
     fn reply(&mut self, name: &str, bytes: &[u8], signed: &Signed) -> String {
         let message = Message::parse(bytes).unwrap();
         let expected = if signed.fingerprint { Fingerprint::Valid } else { Fingerprint::Absent };
@@ -417,7 +444,13 @@ impl World {
 /// Which reasons were counted, in words.
 fn drops(before: &Snapshot, after: &Snapshot) -> Vec<String> {
     let counted = |reason: &DropReason| after.dropped(*reason) > before.dropped(*reason);
-    DropReason::ALL.into_iter().filter(counted).map(|reason| reason.name().to_owned()).collect()
+    let dropped =
+        DropReason::ALL.into_iter().filter(counted).map(|reason| reason.name().to_owned());
+    let untold = |outcome: &IcmpOutcome| {
+        *outcome != IcmpOutcome::Relayed && after.icmp(*outcome) > before.icmp(*outcome)
+    };
+    let untold = IcmpOutcome::ALL.into_iter().filter(untold);
+    dropped.chain(untold.map(|outcome| format!("icmp_{}", outcome.name()))).collect()
 }
 
 pub(crate) fn md5(parts: &[&str]) -> [u8; 16] {
