@@ -9,6 +9,7 @@ mod cli;
 mod clock;
 mod config;
 mod datapath;
+mod icmp;
 mod interfaces;
 mod logging;
 mod metrics;

@@ -10,7 +10,7 @@ use prometheus::{
 };
 use relay_common::abi::{Count, Direction, Reason};
 use relay_common::addr::{Family, Transport};
-use relay_turn::{Code, DropReason, RequestMethod, Snapshot};
+use relay_turn::{Code, DropReason, IcmpOutcome, RequestMethod, Snapshot};
 
 use crate::shard::Report;
 
@@ -189,6 +189,13 @@ fn drops(page: &Page, sum: &Report) {
     for (reason, lost) in sum.losses() {
         count(&drops, &[reason], lost);
     }
+    let help = "ICMP errors about datagrams to peers, by what became of them.";
+    let icmp = page.counters("turnpike_icmp_total", help, &["outcome"]);
+    for outcome in IcmpOutcome::ALL {
+        count(&icmp, &[outcome.name()], sum.turn.icmp(outcome));
+    }
+    let help = "Times that a relayed address had more ICMP errors than are read.";
+    page.counter("turnpike_icmp_muted_total", help, sum.icmp_muted);
 }
 
 fn relayed(page: &Page, sum: &Snapshot, xdp: &[Count; Reason::ALL.len()]) {
@@ -342,6 +349,10 @@ turnpike_channels 4
 # TYPE turnpike_datapath_mode gauge
 turnpike_datapath_mode{interface="eth0",mode="native"} 1
 turnpike_datapath_mode{interface="eth1",mode="generic"} 1
+# HELP turnpike_icmp_muted_total Times that a relayed address had more ICMP errors than are read.
+# TYPE turnpike_icmp_muted_total counter
+# HELP turnpike_icmp_total ICMP errors about datagrams to peers, by what became of them.
+# TYPE turnpike_icmp_total counter
 # HELP turnpike_next_hops Next hops, by whether packets can be sent to them.
 # TYPE turnpike_next_hops gauge
 turnpike_next_hops{state="resolved"} 3
@@ -404,6 +415,10 @@ turnpike_shard_up{shard="1"} 1
         }
         for reason in DropReason::ALL {
             let series = format!("turnpike_userspace_drops_total{{reason=\"{}\"}}", reason.name());
+            assert_eq!(value(&text, &series), 0);
+        }
+        for outcome in IcmpOutcome::ALL {
+            let series = format!("turnpike_icmp_total{{outcome=\"{}\"}}", outcome.name());
             assert_eq!(value(&text, &series), 0);
         }
         for method in RequestMethod::ALL {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::Duration;
@@ -16,8 +16,9 @@ use tracing::{debug, error};
 
 use crate::clock;
 use crate::datapath::Kernel;
-use crate::ring::{Datagram, Event, Frame, Losses, Ring, Token};
-use crate::sockets::{self, Sharing};
+use crate::icmp::{self, Budget};
+use crate::ring::{Datagram, Event, Frame, Losses, Ring, Socket, Token};
+use crate::sockets::{self, IcmpErrors, Queued, Sharing};
 
 /// A token below this is a listening socket's index; above, an allocation.
 const RELAY_TOKEN: u64 = 1 << 55;
@@ -37,6 +38,8 @@ pub(crate) struct Report {
     pub(crate) turn: Snapshot,
     ring: Losses,
     hop_limit: u64,
+    /// How often a relayed address's ICMP errors became too many to be read.
+    pub(crate) icmp_muted: u64,
 }
 
 impl Report {
@@ -45,6 +48,7 @@ impl Report {
         self.turn.add(&other.turn);
         self.ring.add(other.ring);
         self.hop_limit += other.hop_limit;
+        self.icmp_muted += other.icmp_muted;
     }
 
     /// Datagrams lost outside the state machine, by the name of the reason in metrics.
@@ -88,6 +92,7 @@ struct Shard {
     closing: Vec<OwnedFd>,
     /// Sockets to receive from again, after this round has given buffers back.
     stopped: Vec<Token>,
+    icmp: Budget,
     hop_limit: u64,
 }
 
@@ -126,10 +131,11 @@ pub(crate) fn run(parts: Parts, ready: Sender<io::Result<()>>) {
         slot_base,
         closing: Vec::new(),
         stopped: Vec::new(),
+        icmp: Budget::default(),
         hop_limit: 0,
     };
     for (index, (_, socket)) in shard.listeners.iter().enumerate() {
-        shard.ring.receive(index as Token, socket.as_raw_fd());
+        shard.ring.receive(Socket { token: index as Token, fd: socket.as_raw_fd() });
     }
     let _ = ready.send(Ok(()));
     if let Err(error) = shard.serve(&commands) {
@@ -145,10 +151,23 @@ impl Shard {
                 self.closing.clear();
             }
             let now = clock::now();
+            self.listen_again(now);
             while let Some(event) = self.ring.next() {
                 match event {
                     Event::Received(token, datagram) => self.received(now, token, datagram),
                     Event::Stopped(token) => self.stopped.push(token),
+                    Event::Failed(token) => {
+                        self.read_errors(now, token);
+                        self.stopped.push(token);
+                    }
+                    Event::Unsent(token, unsent) => {
+                        // While errors are left, the next try would fail as well.
+                        self.read_errors(now, token);
+                        match self.origin(token) {
+                            Some((_, socket)) => self.ring.resend(socket.fd, unsent),
+                            None => self.ring.give_up(unsent),
+                        }
+                    }
                     Event::Woken => {}
                 }
             }
@@ -159,7 +178,7 @@ impl Shard {
             if self.ring.has_buffers() {
                 for token in std::mem::take(&mut self.stopped) {
                     if let Some((_, socket)) = self.origin(token) {
-                        self.ring.receive(token, socket);
+                        self.ring.receive(socket);
                     }
                 }
             }
@@ -180,15 +199,48 @@ impl Shard {
         }
     }
 
-    /// How long to sleep: until the state machine's deadline.
+    /// How long to sleep: until the state machine's deadline, or until muted sockets are heard.
     fn timeout(&self) -> Option<Duration> {
-        let deadline = self.turn.deadline()?;
+        let deadlines = [self.turn.deadline(), self.icmp.deadline_ns()];
+        let deadline = deadlines.into_iter().flatten().min()?;
         let left = deadline.saturating_sub(clock::now().monotonic_ns);
         Some(Duration::from_nanos(left))
     }
 
     fn report(&self) -> Report {
-        Report { turn: self.turn.snapshot(), ring: self.ring.losses(), hop_limit: self.hop_limit }
+        Report {
+            turn: self.turn.snapshot(),
+            ring: self.ring.losses(),
+            hop_limit: self.hop_limit,
+            icmp_muted: self.icmp.muted(),
+        }
+    }
+
+    /// Reads the ICMP errors that a relayed socket was told, as far as the budget goes.
+    fn read_errors(&mut self, now: Now, token: Token) {
+        while let Some((Origin::Relay(allocation), _)) = self.origin(token)
+            && let Some(Some(relay)) = self.relays.get(allocation.index as usize)
+        {
+            match self.icmp.next_error(now.monotonic_ns, token, &relay.socket) {
+                Queued::Icmp(peer, icmp) => {
+                    let peer = PeerAddr::new(peer);
+                    self.handle(now, Input::PeerIcmp { allocation, peer, icmp });
+                }
+                Queued::Other => {}
+                Queued::Nothing => return,
+            }
+        }
+    }
+
+    /// Lets muted sockets be heard again, when it is time.
+    fn listen_again(&mut self, now: Now) {
+        for token in self.icmp.over(now.monotonic_ns) {
+            if let Some((Origin::Relay(allocation), _)) = self.origin(token)
+                && let Some(Some(relay)) = self.relays.get(allocation.index as usize)
+            {
+                icmp::hear(&relay.socket, IcmpErrors::Kept);
+            }
+        }
     }
 
     fn received(&mut self, now: Now, token: Token, datagram: Datagram) {
@@ -276,7 +328,7 @@ impl Shard {
         }
     }
 
-    fn forward(&mut self, socket: RawFd, to: SocketAddr, datagram: Datagram, frame: &Frame<'_>) {
+    fn forward(&mut self, socket: Socket, to: SocketAddr, datagram: Datagram, frame: &Frame<'_>) {
         match datagram.fields.relayed() {
             Some(fields) => self.ring.forward(socket, to, fields, datagram, frame),
             None => {
@@ -288,11 +340,12 @@ impl Shard {
 
     fn open(&mut self, allocation: AllocationId, relayed: RelayedAddr) -> io::Result<()> {
         let socket = sockets::bind(relayed.socket(), Sharing::Exclusive)?;
+        icmp::hear(&socket, IcmpErrors::Kept);
         let index = allocation.index as usize;
         if index >= self.relays.len() {
             self.relays.resize_with(index + 1, || None);
         }
-        self.ring.receive(relay_token(allocation), socket.as_raw_fd());
+        self.ring.receive(Socket { token: relay_token(allocation), fd: socket.as_raw_fd() });
         self.relays[index] = Some(Relay { allocation, socket });
         Ok(())
     }
@@ -310,25 +363,29 @@ impl Shard {
     }
 
     /// Whose socket a token names, and the socket, if it is still open.
-    fn origin(&self, token: Token) -> Option<(Origin, RawFd)> {
+    fn origin(&self, token: Token) -> Option<(Origin, Socket)> {
         let index = usize::try_from(token & u64::from(u32::MAX)).ok()?;
         if token & RELAY_TOKEN == 0 {
             let (server, socket) = self.listeners.get(index)?;
-            return Some((Origin::Listener(*server), socket.as_raw_fd()));
+            let fd = socket.as_raw_fd();
+            return Some((Origin::Listener(*server), Socket { token, fd }));
         }
         let relay = self.relays.get(index)?.as_ref()?;
+        let fd = relay.socket.as_raw_fd();
         (relay_token(relay.allocation) == token)
-            .then(|| (Origin::Relay(relay.allocation), relay.socket.as_raw_fd()))
+            .then_some((Origin::Relay(relay.allocation), Socket { token, fd }))
     }
 
-    fn relay_socket(&self, allocation: AllocationId) -> Option<RawFd> {
+    fn relay_socket(&self, allocation: AllocationId) -> Option<Socket> {
         let relay = self.relays.get(allocation.index as usize)?.as_ref()?;
-        (relay.allocation == allocation).then(|| relay.socket.as_raw_fd())
+        let token = relay_token(allocation);
+        let fd = relay.socket.as_raw_fd();
+        (relay.allocation == allocation).then_some(Socket { token, fd })
     }
 
-    fn listener_socket(&self, server: ServerAddr) -> Option<RawFd> {
+    fn listener_socket(&self, server: ServerAddr) -> Option<Socket> {
         let index = *self.listener_of.get(&server.socket())?;
-        Some(self.listeners[index].1.as_raw_fd())
+        Some(Socket { token: index as Token, fd: self.listeners[index].1.as_raw_fd() })
     }
 }
 

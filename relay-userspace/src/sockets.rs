@@ -1,11 +1,15 @@
-//! Opens the UDP sockets: listening ones, shared by the shards, and relayed ones.
-#![allow(unsafe_code, reason = "IP_RECVTTL has no safe wrapper")]
+//! Opens the UDP sockets: listening ones, shared by the shards, and relayed ones. Reads the ICMP
+//! errors that a relayed one is told.
+#![allow(unsafe_code, reason = "IP_RECVTTL, IP_RECVERR and the like have no safe wrapper")]
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::{io, mem};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use relay_common::wire::attribute::Icmp;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::ring;
 
 /// Receive and send buffer of a listening socket, bytes; the kernel caps it at
 /// `net.core.rmem_max` and `wmem_max`.
@@ -35,7 +39,12 @@ pub(crate) fn bind(addr: SocketAddr, sharing: Sharing) -> io::Result<OwnedFd> {
     match addr.ip() {
         IpAddr::V4(_) => {
             socket.set_recv_tos_v4(true)?;
-            receive_ttl(&socket)?;
+            set(&socket, (libc::SOL_IP, libc::IP_RECVTTL), 1)?;
+            // The DF of what came in cannot be seen here, so none is set (RFC 8656 §14, alternate
+            // behaviour): what is too big for a link is fragmented, by us or by a router. A path
+            // MTU that an ICMP message claims is not taken over, but told to the client.
+            let option = (libc::SOL_IP, libc::IP_MTU_DISCOVER);
+            set(&socket, option, libc::IP_PMTUDISC_OMIT)?;
         }
         IpAddr::V6(_) => {
             socket.set_only_v6(true)?;
@@ -47,20 +56,72 @@ pub(crate) fn bind(addr: SocketAddr, sharing: Sharing) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
+/// Whether ICMP errors about what a socket sent are kept for [`next_error`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum IcmpErrors {
+    /// They are. The socket's next use then fails with the last one, once.
+    Kept,
+    /// They are not, and those that were kept are forgotten.
+    Ignored,
+}
+
+/// Sets what becomes of ICMP errors; a new socket ignores them.
+///
+/// # Errors
+/// None for a UDP socket.
+pub(crate) fn set_icmp_errors(socket: &OwnedFd, errors: IcmpErrors) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    let option = match socket.domain()? {
+        Domain::IPV6 => (libc::SOL_IPV6, libc::IPV6_RECVERR),
+        _ => (libc::SOL_IP, libc::IP_RECVERR),
+    };
+    set(&socket, option, libc::c_int::from(errors == IcmpErrors::Kept))
+}
+
+/// What a socket's error queue holds next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Queued {
+    /// An ICMP error about a datagram that was sent to the address.
+    Icmp(SocketAddr, Icmp),
+    /// Something else.
+    Other,
+    /// Nothing more.
+    Nothing,
+}
+
+/// Takes the next error out of a socket's error queue. While errors are left behind it, the
+/// socket's next use fails again.
+pub(crate) fn next_error(socket: &OwnedFd) -> Queued {
+    /// More than a socket address, hop limit, traffic class and an error with its own address.
+    #[repr(C, align(8))]
+    struct Control([u8; 256]);
+    let mut control = Control([0; 256]);
+    let mut name = [0u8; size_of::<libc::sockaddr_in6>()];
+    // SAFETY: a msghdr is integers and pointers, for which zero is a value.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    header.msg_name = name.as_mut_ptr().cast();
+    header.msg_namelen = NAME_LENGTH;
+    header.msg_control = control.0.as_mut_ptr().cast();
+    header.msg_controllen = control.0.len();
+    let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
+    // SAFETY: the descriptor is open; name and control outlive the call, and their lengths are in
+    // the header. There is no other part: the datagram itself is cut off.
+    if unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) } < 0 {
+        return Queued::Nothing;
+    }
+    let control = control.0.get(..header.msg_controllen).unwrap_or_default();
+    ring::read_icmp(&name, control).map_or(Queued::Other, |(to, icmp)| Queued::Icmp(to, icmp))
+}
+
 const INT_BYTES: libc::socklen_t = 4;
 const _: () = assert!(INT_BYTES as usize == size_of::<libc::c_int>());
+const NAME_LENGTH: libc::socklen_t = 28;
+const _: () = assert!(NAME_LENGTH as usize == size_of::<libc::sockaddr_in6>());
 
-fn receive_ttl(socket: &Socket) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: the descriptor is open, and the option's value is the `int` that `on` is.
+fn set(socket: &Socket, (level, option): (i32, i32), value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and the value of each option used here is an `int`.
     let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_IP,
-            libc::IP_RECVTTL,
-            (&raw const on).cast(),
-            INT_BYTES,
-        )
+        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), INT_BYTES)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

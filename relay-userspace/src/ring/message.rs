@@ -1,9 +1,10 @@
 //! What stands beside a datagram in `recvmsg` and `sendmsg`: the socket address and the control
-//! messages that carry hop limit and traffic class. Pure bytes, no pointer.
+//! messages that carry hop limit, traffic class and ICMP errors. Pure bytes, no pointer.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use relay_common::addr::Family;
+use relay_common::wire::attribute::Icmp;
 
 /// Bytes of the longer socket address, `sockaddr_in6`.
 pub(super) const NAME_BYTES: usize = size_of::<libc::sockaddr_in6>();
@@ -70,19 +71,15 @@ pub(super) fn write_name(name: &mut [u8; NAME_BYTES], addr: SocketAddr) -> u32 {
 }
 
 /// Reads hop limit and traffic class from received control messages.
-pub(super) fn read_control(mut control: &[u8]) -> IpFields {
+pub(super) fn read_control(control: &[u8]) -> IpFields {
     let mut fields = IpFields::default();
-    while let Some((header, _)) = control.split_first_chunk::<CONTROL_HEADER_BYTES>() {
-        let [l0, l1, l2, l3, l4, l5, l6, l7, v0, v1, v2, v3, t0, t1, t2, t3] = *header;
-        let length = usize::from_ne_bytes([l0, l1, l2, l3, l4, l5, l6, l7]);
-        let level = i32::from_ne_bytes([v0, v1, v2, v3]);
-        let kind = i32::from_ne_bytes([t0, t1, t2, t3]);
+    for (level, kind, value) in control_messages(control) {
         // IP_TOS carries one byte, the others an `int`; on little endian the first byte is it.
-        let value = control.get(CONTROL_HEADER_BYTES..length).and_then(|data| match data {
+        let value = match value {
             [byte] => Some(*byte),
             [a, b, c, d] => u8::try_from(i32::from_ne_bytes([*a, *b, *c, *d])).ok(),
             _ => None,
-        });
+        };
         match (level, kind) {
             (libc::SOL_IP, libc::IP_TTL) | (libc::SOL_IPV6, libc::IPV6_HOPLIMIT) => {
                 fields.hop_limit = value;
@@ -92,12 +89,57 @@ pub(super) fn read_control(mut control: &[u8]) -> IpFields {
             }
             _ => {}
         }
-        let Some(rest) = control.get(length.next_multiple_of(8).max(CONTROL_HEADER_BYTES)..) else {
-            break;
-        };
-        control = rest;
     }
     fields
+}
+
+/// Reads what a socket's error queue gave: where the datagram that caused an ICMP error was sent,
+/// and the error. `None`: an error of another origin.
+pub(crate) fn read_icmp(name: &[u8], control: &[u8]) -> Option<(SocketAddr, Icmp)> {
+    let is_error = |level, kind| {
+        (level, kind) == (libc::SOL_IP, libc::IP_RECVERR)
+            || (level, kind) == (libc::SOL_IPV6, libc::IPV6_RECVERR)
+    };
+    let (.., error) = control_messages(control).find(|(level, kind, _)| is_error(*level, *kind))?;
+    // `sock_extended_err`: errno (4 bytes), origin, type, code, padding, info (4).
+    let &[_, _, _, _, origin, kind, code, _, i0, i1, i2, i3] = error.first_chunk::<12>()?;
+    let is_icmp = matches!(origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6);
+    let data = u32::from_ne_bytes([i0, i1, i2, i3]);
+    let icmp = Icmp { kind, code: u16::from(code), data };
+    is_icmp.then_some((read_name(name)?, icmp))
+}
+
+/// Whether a result is an error that an ICMP message causes. A socket that is asked for such
+/// errors tells the last one to whoever uses it next, whatever that is about.
+pub(super) const fn told_by_network(result: i32) -> bool {
+    matches!(
+        -result,
+        libc::ECONNREFUSED
+            | libc::EHOSTUNREACH
+            | libc::ENETUNREACH
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::ENOPROTOOPT
+            | libc::EOPNOTSUPP
+            | libc::EPROTO
+            | libc::EACCES
+            | libc::EMSGSIZE
+    )
+}
+
+/// Level, type and data of each control message; ends at the first that makes no sense.
+fn control_messages(mut control: &[u8]) -> impl Iterator<Item = (i32, i32, &[u8])> {
+    std::iter::from_fn(move || {
+        let header = control.first_chunk::<CONTROL_HEADER_BYTES>()?;
+        let [l0, l1, l2, l3, l4, l5, l6, l7, v0, v1, v2, v3, t0, t1, t2, t3] = *header;
+        let length = usize::from_ne_bytes([l0, l1, l2, l3, l4, l5, l6, l7]);
+        let level = i32::from_ne_bytes([v0, v1, v2, v3]);
+        let kind = i32::from_ne_bytes([t0, t1, t2, t3]);
+        let data = control.get(CONTROL_HEADER_BYTES..length)?;
+        // The last one may end without its padding.
+        control = control.get(length.next_multiple_of(8)..).unwrap_or_default();
+        Some((level, kind, data))
+    })
 }
 
 /// Writes the control messages for a datagram that leaves on `family`; gives their bytes.
@@ -164,6 +206,36 @@ mod tests {
         control[7] = 0x0F;
         assert_eq!(read_control(&control), IpFields::default());
         assert_eq!(read_control(&control[..15]), IpFields::default());
+    }
+
+    #[test]
+    fn an_icmp_error_is_read_behind_other_control_messages() {
+        let peer: SocketAddr = "192.0.2.7:9".parse().unwrap();
+        let mut name = [0; NAME_BYTES];
+        write_name(&mut name, peer);
+        let mut fields = [0; CONTROL_BYTES];
+        let hops = IpFields { hop_limit: Some(61), traffic_class: 0 };
+        let before = write_control(&mut fields, Family::V4, hops);
+        let error = |kind: i32, origin: u8| {
+            let mut bytes = (CONTROL_HEADER_BYTES + 32).to_ne_bytes().to_vec();
+            bytes.extend(libc::SOL_IP.to_ne_bytes());
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend(libc::EMSGSIZE.to_ne_bytes());
+            bytes.extend([origin, 3, 4, 0]);
+            bytes.extend(1400u32.to_ne_bytes());
+            bytes.extend([0; 20]);
+            [&fields[..before], &bytes].concat()
+        };
+        let icmp = error(libc::IP_RECVERR, libc::SO_EE_ORIGIN_ICMP);
+        let too_big = Icmp { kind: 3, code: 4, data: 1400 };
+        assert_eq!(read_icmp(&name, &icmp), Some((peer, too_big)));
+        let local = error(libc::IP_RECVERR, libc::SO_EE_ORIGIN_LOCAL);
+        assert_eq!(read_icmp(&name, &local), None);
+        assert_eq!(read_icmp(&name, &error(libc::IP_TTL, libc::SO_EE_ORIGIN_ICMP)), None);
+        assert_eq!(read_icmp(&[], &icmp), None);
+        for end in 0..icmp.len() {
+            assert_eq!(read_icmp(&name, &icmp[..end]), None, "{end}");
+        }
     }
 
     #[test]

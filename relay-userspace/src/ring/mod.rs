@@ -19,8 +19,8 @@ use std::{io, mem};
 use io_uring::types::{Fd, RecvMsgOut, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-pub(crate) use message::IpFields;
 use message::{CONTROL_BYTES, NAME_BYTES, NAME_LENGTH};
+pub(crate) use message::{IpFields, read_icmp};
 use pool::{BufferId, Pool, TAIL_BYTES};
 use slots::Slots;
 
@@ -29,8 +29,17 @@ const COMPLETIONS: u32 = 16_384;
 /// What stands in front of a received payload, and so the room for a new head.
 const PAYLOAD_AT: usize = 16 + NAME_BYTES + CONTROL_BYTES;
 
-/// Names a receiving socket; the owner chooses the number, below 2^56.
+/// Names a socket; the owner chooses the number, below 2^56.
 pub(crate) type Token = u64;
+
+/// A socket to send from or to receive from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Socket {
+    /// Its name in events.
+    pub(crate) token: Token,
+    /// Its descriptor.
+    pub(crate) fd: RawFd,
+}
 
 const KIND_SHIFT: u32 = 56;
 const KIND_RECEIVE: u64 = 0;
@@ -44,6 +53,10 @@ pub(crate) enum Event {
     Received(Token, Datagram),
     /// The socket no longer receives: no buffers were left, or it was cancelled.
     Stopped(Token),
+    /// The socket no longer receives: it had an error to tell. Nothing was lost by that.
+    Failed(Token),
+    /// A datagram did not leave, most likely for an error about an earlier one.
+    Unsent(Token, Unsent),
     /// Somebody wrote to the wake-up descriptor.
     Woken,
 }
@@ -57,6 +70,12 @@ pub(crate) struct Datagram {
     pub(crate) from: SocketAddr,
     /// How it came.
     pub(crate) fields: IpFields,
+}
+
+/// A datagram that did not leave, and its place: for [`Ring::resend`] or [`Ring::give_up`].
+#[derive(Debug)]
+pub(crate) struct Unsent {
+    slot: u64,
 }
 
 /// What the ring itself lost or failed to do; only ever grows.
@@ -131,11 +150,11 @@ impl Ring {
 
     /// Starts receiving from a socket. Its owner keeps it open until [`Event::Stopped`], or
     /// cancels first.
-    pub(crate) fn receive(&mut self, token: Token, socket: RawFd) {
+    pub(crate) fn receive(&mut self, socket: Socket) {
         let message: *const libc::msghdr = self.receive;
-        let entry = opcode::RecvMsgMulti::new(Fd(socket), message, pool::GROUP)
+        let entry = opcode::RecvMsgMulti::new(Fd(socket.fd), message, pool::GROUP)
             .build()
-            .user_data(KIND_RECEIVE << KIND_SHIFT | token);
+            .user_data(KIND_RECEIVE << KIND_SHIFT | socket.token);
         self.push(&entry);
     }
 
@@ -161,7 +180,7 @@ impl Ring {
     /// (0–3), from the same buffer.
     pub(crate) fn forward(
         &mut self,
-        socket: RawFd,
+        socket: Socket,
         to: SocketAddr,
         fields: IpFields,
         mut datagram: Datagram,
@@ -177,8 +196,8 @@ impl Ring {
         let range = head..end + frame.padding;
         let at = self.pool.bytes(&datagram.buffer)[range].as_ptr();
         let length = frame.head.len() + frame.payload.len() + frame.padding;
-        match self.slots.fill_with_buffer(to, fields, datagram.buffer, at, length) {
-            Ok((slot, message)) => self.push_send(socket, slot, message),
+        match self.slots.fill_with_buffer((socket, to), fields, datagram.buffer, at, length) {
+            Ok((slot, message)) => self.push_send(socket.fd, slot, message),
             Err(buffer) => {
                 self.losses.send_queue_full += 1;
                 self.pool.give_back(buffer);
@@ -187,11 +206,23 @@ impl Ring {
     }
 
     /// Sends a copy of `bytes`.
-    pub(crate) fn send(&mut self, socket: RawFd, to: SocketAddr, bytes: &[u8]) {
-        match self.slots.fill_with_copy(to, bytes) {
-            Some((slot, message)) => self.push_send(socket, slot, message),
+    pub(crate) fn send(&mut self, socket: Socket, to: SocketAddr, bytes: &[u8]) {
+        match self.slots.fill_with_copy((socket, to), bytes) {
+            Some((slot, message)) => self.push_send(socket.fd, slot, message),
             None => self.losses.send_queue_full += 1,
         }
+    }
+
+    /// Sends what did not leave again, from the same socket.
+    pub(crate) fn resend(&mut self, socket: RawFd, unsent: Unsent) {
+        let message = self.slots.again(unsent.slot);
+        self.push_send(socket, unsent.slot, message);
+    }
+
+    /// Loses what did not leave.
+    pub(crate) fn give_up(&mut self, unsent: Unsent) {
+        self.losses.send_errors += 1;
+        self.free(unsent.slot);
     }
 
     /// Submits what was asked for, and waits for a completion, a wake-up or the timeout.
@@ -231,7 +262,11 @@ impl Ring {
             let (user_data, result, flags) = self.completed.pop_front()?;
             let low = user_data & ((1 << KIND_SHIFT) - 1);
             match user_data >> KIND_SHIFT {
-                KIND_SEND => self.sent(low, result),
+                KIND_SEND => {
+                    if let Some(event) = self.sent(low, result) {
+                        return Some(event);
+                    }
+                }
                 KIND_WAKE => {
                     self.arm_wake();
                     return Some(Event::Woken);
@@ -260,6 +295,8 @@ impl Ring {
             let stopped = (KIND_RECEIVE << KIND_SHIFT | token, -libc::ECANCELED, 0);
             if datagram.is_some() {
                 self.completed.push_front(stopped);
+            } else if message::told_by_network(result) {
+                return Some(Event::Failed(token));
             } else {
                 return Some(Event::Stopped(token));
             }
@@ -285,8 +322,18 @@ impl Ring {
         }
     }
 
-    fn sent(&mut self, slot: u64, result: i32) {
+    fn sent(&mut self, slot: u64, result: i32) -> Option<Event> {
+        if message::told_by_network(result)
+            && let Some(token) = self.slots.resender(slot)
+        {
+            return Some(Event::Unsent(token, Unsent { slot }));
+        }
         self.losses.send_errors += u64::from(result < 0);
+        self.free(slot);
+        None
+    }
+
+    fn free(&mut self, slot: u64) {
         if let Some(buffer) = self.slots.empty(slot) {
             self.pool.give_back(buffer);
         }
@@ -338,132 +385,4 @@ pub(crate) struct Frame<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sockets::{self, Sharing};
-    use rustix::event::{EventfdFlags, eventfd};
-    use std::net::UdpSocket;
-
-    const TOKEN: Token = 7;
-
-    fn ring() -> (Ring, OwnedFd) {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-        (Ring::new(wake.try_clone().unwrap()).unwrap(), wake)
-    }
-
-    /// A socket that the ring receives from, and another that talks to it.
-    fn pair(ring: &mut Ring, host: &str) -> (OwnedFd, SocketAddr, UdpSocket) {
-        let any = SocketAddr::new(host.parse().unwrap(), 0);
-        let socket = sockets::bind(any, Sharing::Exclusive).unwrap();
-        let addr = UdpSocket::from(socket.try_clone().unwrap()).local_addr().unwrap();
-        ring.receive(TOKEN, socket.as_raw_fd());
-        let other = UdpSocket::bind(any).unwrap();
-        other.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        (socket, addr, other)
-    }
-
-    fn wait_for(ring: &mut Ring) -> Event {
-        for _ in 0..50 {
-            if let Some(event) = ring.next() {
-                return event;
-            }
-            ring.wait(Some(Duration::from_millis(100))).unwrap();
-        }
-        panic!("nothing completes");
-    }
-
-    fn received(ring: &mut Ring) -> Datagram {
-        match wait_for(ring) {
-            Event::Received(TOKEN, datagram) => datagram,
-            _ => panic!("not a datagram"),
-        }
-    }
-
-    #[test]
-    fn a_datagram_is_sent_on_in_place_behind_a_head_and_before_padding() {
-        for host in ["127.0.0.1", "::1"] {
-            let (mut ring, _wake) = ring();
-            let (socket, addr, other) = pair(&mut ring, host);
-            other.set_ttl(9).ok();
-            other.send_to(b"0123456789", addr).unwrap();
-            let datagram = received(&mut ring);
-            assert_eq!(datagram.from, other.local_addr().unwrap());
-            assert_eq!(ring.bytes(&datagram), b"0123456789");
-            let fields = datagram.fields.relayed().unwrap();
-            if host == "127.0.0.1" {
-                assert_eq!(fields.hop_limit, Some(8));
-            }
-            let frame = Frame { head: b"HEAD", payload: 2..7, padding: 3 };
-            let to = datagram.from;
-            ring.forward(socket.as_raw_fd(), to, fields, datagram, &frame);
-            ring.wait(Some(Duration::from_millis(100))).unwrap();
-            let mut answer = [0; 64];
-            let (length, from) = other.recv_from(&mut answer).unwrap();
-            assert_eq!((&answer[..length], from), (&b"HEAD23456\0\0\0"[..], addr));
-        }
-    }
-
-    #[test]
-    fn buffers_come_back_however_many_datagrams_pass() {
-        let (mut ring, _wake) = ring();
-        let (_socket, addr, other) = pair(&mut ring, "127.0.0.1");
-        for round in 0..u32::from(pool::BUFFERS) + 10 {
-            other.send_to(&round.to_be_bytes(), addr).unwrap();
-            let datagram = received(&mut ring);
-            assert_eq!(ring.bytes(&datagram), round.to_be_bytes());
-            ring.release(datagram);
-        }
-        assert_eq!(ring.losses(), Losses::default());
-    }
-
-    #[test]
-    fn without_buffers_reception_stops_and_starts_again() {
-        let (mut ring, _wake) = ring();
-        let (socket, addr, other) = pair(&mut ring, "127.0.0.1");
-        let mut held = Vec::new();
-        let stopped = loop {
-            other.send_to(b"x", addr).unwrap();
-            match wait_for(&mut ring) {
-                Event::Received(_, datagram) => held.push(datagram),
-                Event::Stopped(token) => break token,
-                Event::Woken => panic!("nobody woke it"),
-            }
-        };
-        assert_eq!((stopped, held.len()), (TOKEN, usize::from(pool::BUFFERS)));
-        held.drain(..).for_each(|datagram| ring.release(datagram));
-        ring.receive(TOKEN, socket.as_raw_fd());
-        let datagram = received(&mut ring);
-        assert_eq!(ring.bytes(&datagram), b"x", "what waited in the socket is not lost");
-    }
-
-    #[test]
-    fn a_datagram_that_does_not_fit_is_counted_and_its_buffer_kept() {
-        let (mut ring, _wake) = ring();
-        let (_socket, addr, other) = pair(&mut ring, "127.0.0.1");
-        other.send_to(&[1; 20_000], addr).unwrap();
-        other.send_to(b"small", addr).unwrap();
-        let datagram = received(&mut ring);
-        assert_eq!(ring.bytes(&datagram), b"small");
-        assert_eq!(ring.losses(), Losses { unusable: 1, ..Losses::default() });
-    }
-
-    #[test]
-    fn a_cancelled_socket_is_free_at_once() {
-        let (mut ring, _wake) = ring();
-        let (socket, addr, _other) = pair(&mut ring, "127.0.0.1");
-        ring.wait(Some(Duration::from_millis(10))).unwrap();
-        ring.cancel(TOKEN);
-        assert!(matches!(wait_for(&mut ring), Event::Stopped(TOKEN)));
-        drop(socket);
-        sockets::bind(addr, Sharing::Exclusive).unwrap();
-    }
-
-    #[test]
-    fn a_write_to_the_descriptor_wakes_it_each_time() {
-        let (mut ring, wake) = ring();
-        for _ in 0..3 {
-            rustix::io::write(&wake, &1u64.to_ne_bytes()).unwrap();
-            assert!(matches!(wait_for(&mut ring), Event::Woken));
-        }
-    }
-}
+mod tests;

@@ -10,7 +10,10 @@ use relay_common::addr::Family;
 
 use super::message::{self, CONTROL_BYTES, IpFields, NAME_BYTES};
 use super::pool::BufferId;
+use super::{Socket, Token};
 
+/// A send that failed is repeated so often.
+const RESENDS_MAX: u8 = 3;
 /// Sends under way at most; a further one is dropped and counted.
 const SLOTS: u32 = 8192;
 
@@ -26,6 +29,9 @@ struct Slot {
     buffer: Option<BufferId>,
     /// The copy that is being sent, if it is one. Keeps its capacity.
     copy: Vec<u8>,
+    /// The socket that sends.
+    sender: Token,
+    resends_left: u8,
 }
 
 /// All slots, and which of them are free.
@@ -47,6 +53,8 @@ impl Slots {
             control: Control([0; CONTROL_BYTES]),
             buffer: None,
             copy: Vec::new(),
+            sender: 0,
+            resends_left: 0,
         };
         let slots: Vec<Slot> = (0..SLOTS).map(slot).collect();
         Self { slots: slots.leak(), free: (0..SLOTS).rev().collect() }
@@ -56,7 +64,7 @@ impl Slots {
     /// Gives the buffer back when no slot is free.
     pub(super) fn fill_with_buffer(
         &mut self,
-        to: SocketAddr,
+        (socket, to): (Socket, SocketAddr),
         fields: IpFields,
         buffer: BufferId,
         at: *const u8,
@@ -65,28 +73,56 @@ impl Slots {
         let Some(index) = self.free.pop() else { return Err(buffer) };
         let slot = &mut self.slots[index as usize];
         slot.buffer = Some(buffer);
+        slot.sent_by(socket);
         Ok((u64::from(index), slot.aim(to, fields, at, length)))
     }
 
     /// Fills a slot with a copy of `bytes`; `None` when no slot is free.
-    pub(super) fn fill_with_copy(&mut self, to: SocketAddr, bytes: &[u8]) -> Option<Filled> {
+    pub(super) fn fill_with_copy(
+        &mut self,
+        (socket, to): (Socket, SocketAddr),
+        bytes: &[u8],
+    ) -> Option<Filled> {
         let index = self.free.pop()?;
         let slot = &mut self.slots[index as usize];
+        slot.sent_by(socket);
         slot.copy.clear();
         slot.copy.extend_from_slice(bytes);
         let at = slot.copy.as_ptr();
         Some((u64::from(index), slot.aim(to, IpFields::default(), at, bytes.len())))
     }
 
+    /// Which socket sent, if a slot that was not sent may be sent again.
+    pub(super) fn resender(&self, slot: u64) -> Option<Token> {
+        let slot = &self.slots[index_of(slot)];
+        (slot.resends_left > 0).then_some(slot.sender)
+    }
+
+    /// The header of a slot that is sent again.
+    pub(super) fn again(&mut self, slot: u64) -> *const libc::msghdr {
+        let slot = &mut self.slots[index_of(slot)];
+        slot.resends_left -= 1;
+        &raw const slot.header
+    }
+
     /// Frees a slot after its completion, and gives the buffer it kept.
     pub(super) fn empty(&mut self, slot: u64) -> Option<BufferId> {
-        let index = u32::try_from(slot).expect("only slot numbers come back");
-        self.free.push(index);
-        self.slots[index as usize].buffer.take()
+        let index = index_of(slot);
+        self.free.push(u32::try_from(index).expect("below SLOTS"));
+        self.slots[index].buffer.take()
     }
 }
 
+fn index_of(slot: u64) -> usize {
+    usize::try_from(slot).expect("only slot numbers come back")
+}
+
 impl Slot {
+    const fn sent_by(&mut self, socket: Socket) {
+        self.sender = socket.token;
+        self.resends_left = RESENDS_MAX;
+    }
+
     fn aim(
         &mut self,
         to: SocketAddr,
