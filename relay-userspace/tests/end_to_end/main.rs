@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod client;
 mod clients;
+mod fragments;
+mod icmp;
 mod junk;
 mod lifecycle;
 mod needs;
@@ -31,7 +34,14 @@ fn main() -> ExitCode {
     args.test_threads = args.test_threads.or(Some(1));
     let rig = Arc::new(Rig::from_environment());
     let machine = Machine::examine(&rig);
-    let groups = [relaying::TESTS, lifecycle::TESTS, robustness::TESTS, start_up::TESTS];
+    let groups = [
+        relaying::TESTS,
+        icmp::TESTS,
+        fragments::TESTS,
+        lifecycle::TESTS,
+        robustness::TESTS,
+        start_up::TESTS,
+    ];
     let trials = groups.into_iter().flatten().map(|(name, needs, body)| {
         let (rig, missing) = (rig.clone(), machine.missing(needs));
         let run = move || {

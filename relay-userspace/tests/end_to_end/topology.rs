@@ -98,7 +98,8 @@ pub(crate) struct Topology {
     pub(crate) relay: Namespace,
     /// Where peers run: 10.77.2.2 and fd77:2::2; also 10.77.2.9.
     pub(crate) peer: Namespace,
-    _router: Option<Namespace>,
+    /// What is between all three, in [`Topology::behind_router`].
+    pub(crate) router: Option<Namespace>,
 }
 
 const CLIENT: [&str; 3] = ["10.77.1.2/24", "10.77.1.9/24", "fd77:1::2/64"];
@@ -118,7 +119,7 @@ impl Topology {
         peer.set_up("eth0", &PEER);
         let far_ends = [(&client, "eth0"), (&peer, "eth0")];
         let bystander = object.map(|object| attach_bystander(object, &far_ends));
-        Self { _bystander: bystander, client, relay, peer, _router: None }
+        Self { _bystander: bystander, client, relay, peer, router: None }
     }
 
     /// The relay has one interface (10.77.3.1, fd77:3::1) to a router; clients and peers are
@@ -146,7 +147,7 @@ impl Topology {
         relay.ip("route add default via fd77:3::fe");
         let far_ends = [(&router, "relay")];
         let bystander = object.map(|object| attach_bystander(object, &far_ends));
-        Self { _bystander: bystander, client, relay, peer, _router: Some(router) }
+        Self { _bystander: bystander, client, relay, peer, router: Some(router) }
     }
 }
 

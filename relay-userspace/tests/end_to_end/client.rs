@@ -1,0 +1,205 @@
+//! A TURN client of our own, for what the third parties do not show: one allocation, ChannelData,
+//! and what the relay says about datagrams that did not arrive. And an echo server.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit, Mac};
+use relay_common::wire::attribute::{AttributeType, Icmp, error_code, xor_address};
+use relay_common::wire::stun::{Class, Message, Method, TransactionId};
+use relay_common::wire::writer::MessageWriter;
+use sha1::Sha1;
+
+use crate::topology::Namespace;
+
+/// MD5 of `alice:end-to-end.test:wonderland` (RFC 8489 §9.2.2).
+const KEY: [u8; 16] = [
+    0x53, 0xEF, 0x4C, 0x06, 0x90, 0xE9, 0x29, 0x94, 0xB6, 0x52, 0x34, 0x3F, 0xE0, 0xE8, 0xB1, 0x23,
+];
+/// How long an answer may take on a busy machine.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// The channel that [`Client::bind`] binds.
+const CHANNEL: u16 = 0x4001;
+
+/// What a relay may send without being asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Heard {
+    /// ChannelData on our channel.
+    Data(Vec<u8>),
+    /// A Data indication with ICMP and without DATA.
+    Icmp(SocketAddr, Icmp),
+}
+
+/// A client with an allocation.
+pub(crate) struct Client {
+    socket: UdpSocket,
+    nonce: Vec<u8>,
+    requests: u8,
+    /// Its relayed transport address.
+    pub(crate) relayed: SocketAddr,
+}
+
+impl Client {
+    /// Allocates a relayed transport address of the server's family.
+    pub(crate) fn allocate(namespace: &Namespace, from: &str, server: &str) -> Self {
+        let socket = namespace.within(|| UdpSocket::bind(from)).unwrap();
+        namespace.within(|| socket.connect(server)).unwrap();
+        let relayed = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut client = Self { socket, nonce: Vec::new(), requests: 0, relayed };
+        let family = if server.starts_with('[') { 2 } else { 1 };
+        let attributes = [
+            (AttributeType::REQUESTED_TRANSPORT, vec![17, 0, 0, 0]),
+            (AttributeType::REQUESTED_ADDRESS_FAMILY, vec![family, 0, 0, 0]),
+        ];
+        let answer = client.request(Method::ALLOCATE, &attributes, None);
+        let message = Message::parse(&answer).unwrap();
+        client.nonce = message.attribute(AttributeType::NONCE).unwrap().to_vec();
+        let answer = client.request(Method::ALLOCATE, &attributes, None);
+        let message = success(&answer);
+        let relayed = message.attribute(AttributeType::XOR_RELAYED_ADDRESS).unwrap();
+        client.relayed = xor_address(relayed, message.transaction_id()).unwrap();
+        client
+    }
+
+    /// Creates a permission.
+    pub(crate) fn permit(&mut self, peer: SocketAddr) {
+        success(&self.request(Method::CREATE_PERMISSION, &[], Some(peer)));
+    }
+
+    /// Binds the channel.
+    pub(crate) fn bind(&mut self, peer: SocketAddr) {
+        let number = [CHANNEL.to_be_bytes(), [0, 0]].concat();
+        let attributes = [(AttributeType::CHANNEL_NUMBER, number)];
+        success(&self.request(Method::CHANNEL_BIND, &attributes, Some(peer)));
+    }
+
+    /// Sends on the channel.
+    pub(crate) fn send(&self, data: &[u8]) {
+        let length = u16::try_from(data.len()).unwrap();
+        let message = [&CHANNEL.to_be_bytes(), &length.to_be_bytes(), data].concat();
+        self.socket.send(&message).unwrap();
+    }
+
+    /// What comes within that time.
+    pub(crate) fn hear(&self, within: Duration) -> Option<Heard> {
+        let datagram = self.receive(within)?;
+        if let Some(data) = datagram.strip_prefix(&CHANNEL.to_be_bytes()) {
+            let (length, data) = data.split_first_chunk().unwrap();
+            assert_eq!(usize::from(u16::from_be_bytes(*length)), data.len());
+            return Some(Heard::Data(data.to_vec()));
+        }
+        let message = Message::parse(&datagram).unwrap();
+        assert_eq!((message.class(), message.method()), (Class::Indication, Method::DATA));
+        assert_eq!(message.attribute(AttributeType::DATA), None);
+        let peer = message.attribute(AttributeType::XOR_PEER_ADDRESS).unwrap();
+        let icmp = message.attribute(AttributeType::ICMP).unwrap();
+        let peer = xor_address(peer, message.transaction_id()).unwrap();
+        Some(Heard::Icmp(peer, Icmp::parse(icmp).unwrap()))
+    }
+
+    /// Lets everything pass by until nothing comes for a while.
+    pub(crate) fn ignore_the_rest(&self) {
+        for _ in 0..10_000 {
+            if self.receive(Duration::from_millis(300)).is_none() {
+                return;
+            }
+        }
+        panic!("it does not end");
+    }
+
+    fn receive(&self, within: Duration) -> Option<Vec<u8>> {
+        self.socket.set_read_timeout(Some(within)).unwrap();
+        let mut datagram = vec![0; 10_000];
+        match self.socket.recv(&mut datagram) {
+            Ok(length) => {
+                datagram.truncate(length);
+                Some(datagram)
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+                None
+            }
+        }
+    }
+
+    /// Asks, and gives the answer.
+    fn request(
+        &mut self,
+        method: Method,
+        attributes: &[(AttributeType, Vec<u8>)],
+        peer: Option<SocketAddr>,
+    ) -> Vec<u8> {
+        self.requests += 1;
+        let transaction = TransactionId([self.requests; 12]);
+        let mut buffer = [0; 512];
+        let mut writer = MessageWriter::new(&mut buffer, Class::Request, method, transaction);
+        for (kind, value) in attributes {
+            writer.attribute(*kind, value);
+        }
+        if let Some(peer) = peer {
+            writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        }
+        if !self.nonce.is_empty() {
+            writer.attribute(AttributeType::USERNAME, b"alice");
+            writer.attribute(AttributeType::REALM, b"end-to-end.test");
+            writer.attribute(AttributeType::NONCE, &self.nonce);
+            writer.integrity(|header, body| {
+                let mut mac = Hmac::<Sha1>::new_from_slice(&KEY).unwrap();
+                mac.update(header);
+                mac.update(body);
+                mac.finalize().into_bytes().into()
+            });
+        }
+        let length = writer.finish().unwrap();
+        self.socket.send(&buffer[..length]).unwrap();
+        for _ in 0..1_000 {
+            let answer = self.receive(ANSWER_MAX).expect("an answer");
+            if Message::parse(&answer).is_ok_and(|m| m.transaction_id() == transaction) {
+                return answer;
+            }
+        }
+        panic!("other things come, and no answer");
+    }
+}
+
+fn success(answer: &[u8]) -> Message<'_> {
+    let message = Message::parse(answer).unwrap();
+    let error = message.attribute(AttributeType::ERROR_CODE).and_then(error_code);
+    assert_eq!((message.class(), error), (Class::Success, None));
+    message
+}
+
+/// Tells a thread to end, also when its owner panics.
+pub(crate) struct Ends<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Works while a peer at `address` sends back whatever it gets.
+pub(crate) fn with_echo<T>(
+    namespace: &Namespace,
+    address: SocketAddr,
+    work: impl FnOnce() -> T,
+) -> T {
+    let socket = namespace.within(|| UdpSocket::bind(address)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut datagram = vec![0; 10_000];
+            while !is_over.load(Ordering::Relaxed) {
+                if let Ok((length, from)) = socket.recv_from(&mut datagram) {
+                    socket.send_to(&datagram[..length], from).unwrap();
+                }
+            }
+        });
+        let _ends = Ends(&is_over);
+        work()
+    })
+}
