@@ -15,6 +15,7 @@ mod tally;
 mod test;
 mod tidy;
 mod toolchain;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,8 @@ enum Verb {
     Bench(bench::Args),
     /// Build the kernel objects and the binaries that embed them
     Build(build::Args),
+    /// Hold what the kernel object costs the kernel's verifier against the committed budget
+    Verify(verify::Args),
     /// Find (or get) a toolchain that can build the kernel object
     Toolchain(toolchain::Args),
     /// Check the house rules that the compiler cannot check
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Verb::Test(args) => test::main(&args),
         Verb::Bench(args) => bench::main(args),
         Verb::Build(args) => build::main(&args),
+        Verb::Verify(args) => verify::main(&args),
         Verb::Toolchain(args) => toolchain::main(&args),
         Verb::Tidy => tidy::main(),
     };

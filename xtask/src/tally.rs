@@ -1,6 +1,7 @@
-//! Counting: what libtest prints becomes passed, failed and skipped. Runs nothing.
+//! Counting: what libtest prints, and how a step ended, becomes passed, failed and skipped.
+//! Runs nothing.
 
-use std::fmt;
+use std::{fmt, process::ExitCode};
 
 /// Results so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +37,33 @@ impl Tally {
             failed: count("failed")?,
             skipped: count("ignored")?,
         })
+    }
+}
+
+/// How a step that is not a test binary ended.
+pub(crate) enum Outcome {
+    Passed,
+    /// What is wrong.
+    Failed(String),
+    /// Why it could not run here.
+    Skipped(String),
+}
+
+impl Outcome {
+    /// For a verb that is one such step: says how it ended, and how to exit.
+    pub(crate) fn report(&self, verb: &str) -> ExitCode {
+        match self {
+            Self::Passed => println!("{verb}: passed"),
+            Self::Failed(why) => println!("{verb}: FAILED: {why}"),
+            Self::Skipped(why) => println!("{verb}: SKIPPED: {why}"),
+        }
+        if matches!(self, Self::Failed(_)) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
+}
+
+impl From<anyhow::Result<Self>> for Outcome {
+    fn from(result: anyhow::Result<Self>) -> Self {
+        result.unwrap_or_else(|error| Self::Failed(format!("{error:#}")))
     }
 }
 

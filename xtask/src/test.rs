@@ -14,9 +14,10 @@ use crate::{
     build::{self, Built, Profile},
     host,
     objects::Warnings,
-    tally::Tally,
+    tally::{Outcome, Tally},
     tidy,
     toolchain::{self, Install},
+    verify,
 };
 
 /// What the suites that need root call: third-party TURN servers and clients, the tools that make
@@ -33,7 +34,7 @@ pub(crate) struct Args {
     /// Install nothing and build no kernel object: what needs either is skipped
     #[arg(long)]
     quick: bool,
-    /// Run one step (fmt, clippy, tidy, doc, tests) or one test target of the workspace
+    /// Run one step (fmt, clippy, tidy, doc, verify, tests) or one test target of the workspace
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
 }
@@ -44,18 +45,16 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     Ok(session.finish())
 }
 
-/// How a step that is not a test binary ended.
-enum Outcome {
-    Passed,
-    Failed(String),
-    Skipped(String),
-}
-
 /// A step of its own, and how to run it.
 type Check = (&'static str, fn(Option<&Built>) -> Outcome);
 
 /// What needs neither the kernel object nor the machine's packages.
 const CHECKS: &[Check] = &[("fmt", fmt), ("clippy", clippy), ("tidy", tidy), ("doc", doc)];
+
+/// A step that looks at what was built.
+type BuiltCheck = (&'static str, fn(&Built) -> Outcome);
+
+const BUILT_CHECKS: &[BuiltCheck] = &[("verify", verify)];
 
 struct Row {
     name: String,
@@ -74,11 +73,14 @@ impl Session {
     fn run(&mut self, args: &Args) {
         let only = args.only.as_deref();
         let wanted = |name: &str| only.is_none_or(|only| only == name);
-        let tests = only.filter(|only| CHECKS.iter().all(|(name, _)| name != only));
+        let checks = CHECKS.iter().map(|(name, _)| *name);
+        let built_checks = BUILT_CHECKS.iter().map(|(name, _)| *name);
+        // What is no step's name is a test target's.
+        let tests = only.is_none_or(|only| checks.chain(built_checks).all(|name| name != only));
 
         // Building comes first: what is missing on the machine shows at once, not after minutes.
         let mut built = None;
-        if only.is_none() || tests.is_some() {
+        if tests || BUILT_CHECKS.iter().any(|(name, _)| wanted(name)) {
             if args.quick {
                 self.step("build", || Outcome::Skipped("--quick builds no kernel object".into()));
             } else {
@@ -99,8 +101,14 @@ impl Session {
                 self.step(name, || check(built.as_ref()));
             }
         }
-        if only.is_none() || tests.is_some() {
-            let target = tests.filter(|name| *name != "tests");
+        for &(name, check) in BUILT_CHECKS {
+            if wanted(name) {
+                let unbuilt = || Outcome::Skipped("needs the build".into());
+                self.step(name, || built.as_ref().map_or_else(unbuilt, check));
+            }
+        }
+        if tests {
+            let target = only.filter(|name| *name != "tests");
             self.tests(target, built.as_ref());
         }
     }
@@ -247,6 +255,10 @@ fn tidy(_built: Option<&Built>) -> Outcome {
         Ok(findings) => Outcome::Failed(format!("{} findings: see above", findings.len())),
         Err(error) => Outcome::Failed(format!("{error:#}")),
     }
+}
+
+fn verify(built: &Built) -> Outcome {
+    verify::check(&built.objects.relay, &verify::committed_budget()).into()
 }
 
 fn doc(built: Option<&Built>) -> Outcome {
