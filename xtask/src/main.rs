@@ -9,6 +9,7 @@ mod build;
 mod credentials;
 mod dev_config;
 mod host;
+mod kernels;
 mod objects;
 mod run;
 mod tally;
@@ -41,6 +42,8 @@ enum Verb {
     Build(build::Args),
     /// Hold what the kernel object costs the kernel's verifier against the committed budget
     Verify(verify::Args),
+    /// Run everything on Debian's kernels as well, in guests with virtio-net
+    Kernels(kernels::Args),
     /// Find (or get) a toolchain that can build the kernel object
     Toolchain(toolchain::Args),
     /// Check the house rules that the compiler cannot check
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Verb::Bench(args) => bench::main(args),
         Verb::Build(args) => build::main(&args),
         Verb::Verify(args) => verify::main(&args),
+        Verb::Kernels(args) => kernels::main(&args),
         Verb::Toolchain(args) => toolchain::main(&args),
         Verb::Tidy => tidy::main(),
     };

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use crate::{
     apt,
     build::{self, Built, Profile},
-    host,
+    host, kernels,
     objects::Warnings,
     tally::{Outcome, Tally},
     tidy,
@@ -34,7 +34,8 @@ pub(crate) struct Args {
     /// Install nothing and build no kernel object: what needs either is skipped
     #[arg(long)]
     quick: bool,
-    /// Run one step (fmt, clippy, tidy, doc, verify, tests) or one test target of the workspace
+    /// Run one step (fmt, clippy, tidy, doc, verify, kernels, tests) or one test target of the
+    /// workspace
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
 }
@@ -54,7 +55,7 @@ const CHECKS: &[Check] = &[("fmt", fmt), ("clippy", clippy), ("tidy", tidy), ("d
 /// A step that looks at what was built.
 type BuiltCheck = (&'static str, fn(&Built) -> Outcome);
 
-const BUILT_CHECKS: &[BuiltCheck] = &[("verify", verify)];
+const BUILT_CHECKS: &[BuiltCheck] = &[("verify", verify), ("kernels", kernels)];
 
 struct Row {
     name: String,
@@ -259,6 +260,10 @@ fn tidy(_built: Option<&Built>) -> Outcome {
 
 fn verify(built: &Built) -> Outcome {
     verify::check(&built.objects.relay, &verify::committed_budget()).into()
+}
+
+fn kernels(built: &Built) -> Outcome {
+    kernels::check(built, Install::Allowed).into()
 }
 
 fn doc(built: Option<&Built>) -> Outcome {
