@@ -11,8 +11,10 @@ mod clock;
 mod compare;
 mod flood;
 mod host;
+mod lab;
 mod load;
 mod objects;
+mod spread;
 mod turn;
 mod xdp;
 

@@ -12,10 +12,11 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::clock::{Clock, SECOND_NS};
-use crate::compare::lab::{Lab, Namespace, PEER, SERVER};
-use crate::compare::process::{POLL, Running};
+use crate::compare::lab::{Lab, PEER, SERVER};
 use crate::compare::record::{Figures, Load, Outcome, Point};
 use crate::compare::subject::{PASSWORD, PORT, USER};
+use crate::lab::namespace::Namespace;
+use crate::lab::process::{POLL, Running};
 
 /// The port of the echo peer.
 const ECHO_PORT: u16 = 3480;

@@ -2,19 +2,16 @@
 //! Owns its command line and exit code; the loads are this tool's other subcommands.
 
 mod climb;
-mod cores;
 mod drive;
 #[cfg(test)]
 mod fixture;
 mod lab;
 mod plan;
 mod plot;
-mod process;
 mod record;
 mod report;
 mod sample;
 mod session;
-mod spread;
 mod subject;
 mod summary;
 mod table;
@@ -33,16 +30,17 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::{EXIT_INTERRUPTED, EXIT_LIMIT, EXIT_PARTIAL, EXIT_SETUP, EXIT_USAGE, from_one_to};
 use crate::clock;
-use crate::compare::cores::Cores;
 use crate::compare::drive::Driver;
 use crate::compare::lab::Lab;
 use crate::compare::plan::{Plan, Progress};
-use crate::compare::process::Scratch;
 use crate::compare::record::{Direction, Figures, Outcome};
 use crate::compare::report::{Comparison, Ending, Report};
 use crate::compare::session::{Session, State};
 use crate::compare::subject::{Programs, Subject};
 use crate::host::{self, Host};
+use crate::lab::cores::Cores;
+use crate::lab::namespace;
+use crate::lab::process::Scratch;
 
 /// What is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -135,7 +133,7 @@ impl Compare {
                 return Ok(EXIT_USAGE.into());
             }
         };
-        if let Some(why) = lab::missing() {
+        if let Some(why) = namespace::missing() {
             bail!(why);
         }
         fs::create_dir_all(&self.out)
@@ -167,7 +165,7 @@ impl Compare {
         };
         // This process's own work is the load host's.
         plan.load_cores.confine(None).context("cannot use the cores of --load-cores")?;
-        let scratch = Scratch::make().context("cannot make a temporary directory")?;
+        let scratch = Scratch::make("compare").context("cannot make a temporary directory")?;
         let lab = Lab::build(&plan.relay_cores, &plan.load_cores)?;
         let rig = lab.layout();
         let driver = Driver {

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use crate::compare::cores::Cores;
 use crate::compare::record::{Direction, Load, Point};
 use crate::compare::subject::Subject;
+use crate::lab::cores::Cores;
 
 /// Everything that is to be measured.
 #[derive(Clone, Debug)]

@@ -8,9 +8,9 @@ use plotters::coord::combinators::BindKeyPoints;
 use plotters::prelude::*;
 
 use crate::compare::record::{Direction, Figures, Load, Point};
-use crate::compare::spread::digits;
 use crate::compare::summary::{Cell, Percentile, Summary};
 use crate::compare::table::MEBIBYTE;
+use crate::spread::digits;
 
 /// What a plotting error is here: drawing into a text cannot fail for want of a device.
 type Drawn<T> = Result<T, Box<dyn Error + Send + Sync>>;

@@ -11,8 +11,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::clock::{Clock, SECOND_NS};
-use crate::compare::cores::{Stat, process_secs};
-use crate::compare::lab::{Lab, Namespace};
+use crate::compare::lab::Lab;
+use crate::lab::cores::{Stat, process_secs};
+use crate::lab::namespace::Namespace;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(50);

@@ -1,26 +1,24 @@
 //! A comparison's course: rounds over the subjects, A B A B, each with all its loads. Owns when a
 //! server is started and ended. Draws no conclusion across runs.
 
-use std::net::UdpSocket;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use relay_common::wire::stun::MAGIC_COOKIE;
 use serde::Serialize;
 
 use crate::clock::{Clock, SECOND_NS};
 use crate::compare::climb::{Step, climb};
-use crate::compare::cores::Stat;
 use crate::compare::drive::Driver;
 use crate::compare::lab::SERVER;
 use crate::compare::plan::Plan;
-use crate::compare::process::Running;
 use crate::compare::record::{Direction, Load, Outcome, Point, Run};
 use crate::compare::sample::watch;
 use crate::compare::subject::{PORT, Programs, Recipe, Subject};
 use crate::compare::verdict::{Saturated, Unsound, carried};
+use crate::lab::cores::Stat;
+use crate::lab::process::{Running, answers_binding};
 
 /// How long a server has to become ready, seconds.
 const READY_SECS: u64 = 15;
@@ -208,7 +206,7 @@ impl<'a> Session<'a> {
                 bail!("it ended at once ({status}): {}", server.last_words());
             }
             let ready = if subject.is_server() {
-                lab.client.within(answers_binding)?
+                lab.client.within(|| answers_binding((SERVER, PORT).into()))?
             } else {
                 let link = lab.relay.ip(&format!("link show {}", lab.relay.interface(0)))?;
                 Ok(link.contains("xdp"))
@@ -238,21 +236,6 @@ impl<'a> Session<'a> {
         });
         Ok(())
     }
-}
-
-/// Whether the server answers. A second between the question and giving it up.
-fn answers_binding() -> std::io::Result<bool> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.set_read_timeout(Some(Duration::from_millis(300)))?;
-    socket.connect((SERVER, PORT))?;
-    let mut request = [0; 20];
-    request[1] = 1;
-    request[4..8].copy_from_slice(&MAGIC_COOKIE.to_be_bytes());
-    request[8..].copy_from_slice(b"is it ready?");
-    socket.send(&request)?;
-    let mut answer = [0; 256];
-    let length = socket.recv(&mut answer)?;
-    Ok(length >= request.len() && answer[8..20] == request[8..])
 }
 
 /// The loads of one subject in one round. An error is that the subject has died.

@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::compare::record::{Direction, Figures, Load, Outcome, Point, Run, Shape};
-use crate::compare::spread::Spread;
 use crate::compare::verdict::{
     LOSS_PERCENT_MAX, Saturated, Unsound, allocated, behind_percent, carried, relayed_per_second,
     timed,
 };
+use crate::spread::Spread;
 
 /// One figure of one subject at one point.
 #[derive(Clone, Copy, PartialEq, Debug)]

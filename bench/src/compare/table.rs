@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 
 use crate::compare::record::{Direction, Figures, Load, Point, Shape};
-use crate::compare::spread::{Spread, digits};
 use crate::compare::subject::{COTURN, REFLECTOR};
 use crate::compare::summary::{Cell, Percentile, Summary};
 use crate::compare::verdict::{Saturated, Unsound};
+use crate::spread::{Spread, digits};
 
 /// Bytes in a MiB.
 pub(crate) const MEBIBYTE: f64 = 1_048_576.0;

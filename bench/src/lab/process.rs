@@ -1,21 +1,23 @@
-//! Processes that compare starts: confined to a host of the rig, their output in a file, ended by
+//! Processes on a rig: confined to a host of it, their output in a file, ended by
 //! process number. Does not know what they are.
 
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use relay_common::wire::stun::MAGIC_COOKIE;
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid,
 };
 
 use crate::clock::{Clock, SECOND_NS};
-use crate::compare::lab::Namespace;
+use crate::lab::namespace::Namespace;
 
 /// Between two looks at a process.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
@@ -116,18 +118,38 @@ impl Drop for Running {
     }
 }
 
+/// Whether a TURN server answers a Binding request (RFC 8489 §2) from the calling thread's
+/// namespace, within 300 ms.
+///
+/// # Errors
+/// No answer, or this host fails.
+pub(crate) fn answers_binding(server: SocketAddr) -> io::Result<bool> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.set_read_timeout(Some(Duration::from_millis(300)))?;
+    socket.connect(server)?;
+    let mut request = [0; 20];
+    request[1] = 1;
+    request[4..8].copy_from_slice(&MAGIC_COOKIE.to_be_bytes());
+    request[8..].copy_from_slice(b"is it ready?");
+    socket.send(&request)?;
+    let mut answer = [0; 256];
+    let length = socket.recv(&mut answer)?;
+    Ok(length >= request.len() && answer[8..20] == request[8..])
+}
+
 /// A directory of its own, removed with everything in it when dropped.
 #[derive(Debug)]
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Makes one for this process. Only root may look into it: configurations hold passwords.
+    /// Makes one for this process and subcommand. Only root may look into it: configurations hold
+    /// passwords.
     ///
     /// # Errors
     /// The operating system refuses.
-    pub(crate) fn make() -> io::Result<Self> {
+    pub(crate) fn make(subcommand: &str) -> io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt as _;
-        let name = format!("relay-bench-compare-{}", std::process::id());
+        let name = format!("relay-bench-{subcommand}-{}", std::process::id());
         let path = std::env::temp_dir().join(name);
         fs::DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))
