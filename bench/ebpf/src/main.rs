@@ -5,6 +5,8 @@
 #![no_main]
 #![allow(unsafe_code, reason = "map values and packet memory are raw pointers in the kernel")]
 
+mod seen;
+
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::btf_maps::{Array, PerCpuArray, ProgramArray};
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
@@ -16,22 +18,19 @@ use aya_ebpf::programs::XdpContext;
 use relay_bench_ebpf::arrival::Arrival;
 use relay_bench_ebpf::pace::{GeneratorConfig, GeneratorState, Pace};
 use relay_bench_ebpf::packet::{
-    self, Checksum, Common, Ends, GeneratorFlow, HEADER_WORDS, IMAGE_WORDS, Payload, STAMP_WORDS,
-    SinkConfig, SinkCounts, SinkFlow,
+    self, Checksum, GeneratorFlow, HEADER_WORDS, IMAGE_WORDS, Payload, STAMP_WORDS, SinkConfig,
+    SinkCounts, SinkFlow,
 };
 use relay_bench_ebpf::{FLOWS_MAX, stage};
 use relay_common::wire::checksum::sum_words;
-use relay_common::wire::net::{
-    Channel, ETHERNET_BYTES, Ethernet, Ipv4, Ipv4Udp, Ipv6, Ipv6Udp, PROTOCOL_UDP, UDP_BYTES, Udp,
-    be16, ether_type,
-};
+use relay_common::wire::net::{Channel, ETHERNET_BYTES, Ipv4, PROTOCOL_UDP, UDP_BYTES, be16};
+
+use crate::seen::Seen;
 
 /// How often one run of the generator looks at the clock before it gives the CPU back.
 const LOOKS_MAX: u32 = 128;
 /// Bytes of the largest frame.
 const FRAME_BYTES_MAX: u32 = 1514;
-/// More fragments, or an offset.
-const FRAGMENT: u16 = be16(0x3FFF);
 
 #[btf_map]
 static GENERATOR_CONFIG: Array<GeneratorConfig, 1> = Array::new();
@@ -211,76 +210,6 @@ fn sink(ctx: XdpContext) -> u32 {
         return xdp_action::XDP_PASS;
     }
     xdp_action::XDP_DROP
-}
-
-/// A UDP packet's headers.
-struct Seen {
-    ends: Ends,
-    udp: Udp,
-    /// The destination MAC address.
-    mac: [u16; 3],
-    /// Whether the IP header's hop limit and length are those of a packet that a host takes.
-    is_whole: bool,
-    /// Where the UDP header begins.
-    at: usize,
-}
-
-impl Seen {
-    #[inline(always)]
-    fn v4(ctx: &XdpContext) -> Option<Self> {
-        let Ipv4Udp { eth, ip, udp } = at(ctx, 0)?;
-        let plain = eth.ether_type == ether_type::IPV4
-            && ip.version_ihl == 0x45
-            && ip.fragment & FRAGMENT == 0
-            && ip.protocol == PROTOCOL_UDP;
-        if !plain {
-            return None;
-        }
-        let mut ends = Ends { src_port: udp.src, dst_port: udp.dst, ..Ends::default() };
-        (ends.src[0], ends.src[1]) = (ip.src[0], ip.src[1]);
-        (ends.dst[0], ends.dst[1]) = (ip.dst[0], ip.dst[1]);
-        let is_whole = packet::is_whole(ip.ttl, ip.total_len, size_of::<Ipv4>(), udp.len);
-        let at = size_of::<Ethernet>() + size_of::<Ipv4>();
-        Some(Self { ends, udp: *udp, mac: eth.dst, is_whole, at })
-    }
-
-    #[inline(always)]
-    fn v6(ctx: &XdpContext) -> Option<Self> {
-        let Ipv6Udp { eth, ip, udp } = at(ctx, 0)?;
-        if eth.ether_type != ether_type::IPV6 || ip.next_header != PROTOCOL_UDP {
-            return None;
-        }
-        let ends = Ends { src: ip.src, dst: ip.dst, src_port: udp.src, dst_port: udp.dst };
-        let is_whole = packet::is_whole(ip.hop_limit, ip.payload_len, 0, udp.len);
-        let at = size_of::<Ethernet>() + size_of::<Ipv6>();
-        Some(Self { ends, udp: *udp, mac: eth.dst, is_whole, at })
-    }
-
-    /// Whether the end that all flows share is the run's.
-    #[inline(always)]
-    fn is_common(&self, config: &SinkConfig) -> bool {
-        let (mine, expected) = (&self.ends, &config.ends);
-        if config.common == Common::Source as u32 {
-            mine.src_port == expected.src_port && same(&mine.src, &expected.src, config)
-        } else {
-            mine.dst_port == expected.dst_port && same(&mine.dst, &expected.dst, config)
-        }
-    }
-
-    #[inline(always)]
-    fn is_between(&self, ends: &Ends, config: &SinkConfig) -> bool {
-        self.mac == config.mac
-            && self.ends.src_port == ends.src_port
-            && self.ends.dst_port == ends.dst_port
-            && same(&self.ends.src, &ends.src, config)
-            && same(&self.ends.dst, &ends.dst, config)
-    }
-}
-
-#[inline(always)]
-fn same(a: &[u16; 8], b: &[u16; 8], config: &SinkConfig) -> bool {
-    let differ = |from: usize, to: usize| (from..to).fold(0, |all, i| all | (a[i] ^ b[i]));
-    differ(0, 2) == 0 && (config.family == 4 || differ(2, 8) == 0)
 }
 
 /// Judges a packet of the run; `None` if it is none.
