@@ -15,10 +15,17 @@ pub mod program {
     /// Sends every frame back where it came from, MAC addresses exchanged, looking at nothing
     /// else: what a rig can carry.
     pub const REFLECTOR: &str = "reflector";
+    /// Sends every frame out of another interface, looking at nothing: what a rig can carry from
+    /// one link to the next.
+    pub const REDIRECTOR: &str = "redirector";
     /// Fills the frames of a test run with one flood packet each and sends them.
     pub const GENERATOR: &str = "generator";
     /// Takes the flood's packets off an interface, judges and counts them.
     pub const SINK: &str = "sink";
+    /// As [`GENERATOR`], at less cost: the flood's own work is small beside what it measures.
+    pub const GENERATOR_LEAN: &str = "generator_lean";
+    /// Takes the packets of [`GENERATOR_LEAN`], with less of a look at each; IPv4 only.
+    pub const SINK_LEAN: &str = "sink_lean";
 }
 
 /// Runs another program on the same frame again and again.
@@ -84,6 +91,10 @@ pub mod map {
     pub const GENERATOR_FLOWS: &str = "GENERATOR_FLOWS";
     /// The frame that is sent next; behind the headers, what userspace filled it with.
     pub const IMAGE: &str = "IMAGE";
+    /// The MAC addresses that the redirector writes: destination, source.
+    pub const REDIRECT_MACS: &str = "REDIRECT_MACS";
+    /// 0 → the interface that the redirector sends to.
+    pub const REDIRECT_PORT: &str = "REDIRECT_PORT";
     /// One [`SinkConfig`](crate::packet::SinkConfig).
     pub const SINK_CONFIG: &str = "SINK_CONFIG";
     /// A [`SinkFlow`](crate::packet::SinkFlow) for each flow.

@@ -6,6 +6,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// would measure the burst.
 pub const LAG_MAX_NS: u64 = 100_000_000;
 
+/// Packets that the lean generator sends for one look at the clock.
+pub const LEAN_BURST: u64 = 16;
+
 /// How many times the rate a generator that is behind sends at most.
 const CATCH_UP: u64 = 4;
 
@@ -33,6 +36,10 @@ pub struct GeneratorConfig {
     pub checksum_word: u32,
     /// The checksum's place in that word, bits.
     pub checksum_shift: u32,
+    /// Of the lean generator: where in the frame the sequence number is, an even byte.
+    pub sequence_at: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 impl GeneratorConfig {
@@ -121,8 +128,10 @@ impl GeneratorState {
     pub fn sent(&mut self, config: &GeneratorConfig, now: u64) {
         self.sent += 1;
         self.sent_ns = now;
-        if config.rate != 0 && now - self.due_ns > self.lag_max_ns {
-            self.lag_max_ns = now - self.due_ns;
+        // Within a lean burst a packet may leave before it is due.
+        let lag = now.saturating_sub(self.due_ns);
+        if config.rate != 0 && lag > self.lag_max_ns {
+            self.lag_max_ns = lag;
         }
         self.due_ns += config.interval_ns;
         self.fraction += config.remainder;
@@ -160,6 +169,8 @@ mod tests {
             payload_word: 0,
             checksum_word: 0,
             checksum_shift: 0,
+            sequence_at: 0,
+            reserved: 0,
         };
         config.with_rate(rate)
     }

@@ -14,6 +14,7 @@ use relay_bench_ebpf::packet::Common;
 
 use crate::cli::{EXIT_INTERRUPTED, EXIT_PARTIAL, EXIT_USAGE};
 use crate::flood::findings::{Asked, Control, Findings, Name};
+use crate::flood::forge::Make;
 use crate::flood::kernel::{Attached, Sink};
 use crate::flood::place::Place;
 use crate::flood::report::Report;
@@ -110,7 +111,7 @@ impl Ceiling {
             .iter()
             .map(|ends| Name { client: ends.sent.0.to_string(), relayed: None })
             .collect();
-        let mut sink = Sink::attach(&place, &interface, self.shape.allocations.get())?;
+        let mut sink = Sink::attach(Make::Full, &place, &interface, self.shape.allocations.get())?;
         let way = (self.mac, Some(channel()), true, Common::Destination);
         let flood = self.shape.flood(&place, &interface, flows, interface.mac, way)?;
         let bar = self.shape.bar();

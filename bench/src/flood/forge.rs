@@ -15,9 +15,24 @@ const HOP_LIMIT: u8 = 64;
 /// IPv4 flags: do not fragment.
 const DONT_FRAGMENT: u16 = 0x4000;
 
+/// How much work goes into a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Make {
+    /// Every byte is written, and every packet's flow and order are judged.
+    Full,
+    /// Only headers and stamp are written, and a sample is judged: for rates at which the tool's
+    /// own work would hide what is measured. IPv4 only.
+    Lean,
+}
+
+/// The smallest payload of a lean packet, bytes: the generator writes whole words of the frame.
+pub(crate) const LEAN_PAYLOAD_BYTES_MIN: u16 = 32;
+
 /// What all frames of a run have in common.
 #[derive(Clone, Debug)]
 pub(crate) struct Mould {
+    /// How they are made.
+    pub(crate) make: Make,
     /// The next hop.
     pub(crate) dst_mac: [u8; 6],
     /// The interface that they leave by.
@@ -41,6 +56,8 @@ pub(crate) struct Layout {
     pub(crate) checksum: usize,
     /// Bytes of the frame.
     pub(crate) frame_bytes: usize,
+    /// The sequence number's first byte in the frame.
+    pub(crate) sequence: usize,
 }
 
 /// The fill of a run: bytes without a pattern, zero behind the last one and in the stamp.
@@ -91,12 +108,16 @@ impl Mould {
         let channel_bytes = self.channel.map_or(0, |_| 4);
         let before = ETHERNET_BYTES + ip_bytes + UDP_BYTES + channel_bytes;
         let payload_word = before.div_ceil(8);
-        let lead = payload_word * 8 - before;
+        let lead = match self.make {
+            Make::Full => payload_word * 8 - before,
+            Make::Lean => 0,
+        };
         Layout {
             lead,
             payload_word,
             checksum: lead + ETHERNET_BYTES + ip_bytes + 6,
             frame_bytes: before + usize::from(self.payload_bytes),
+            sequence: before + size_of::<u64>(),
         }
     }
 
@@ -106,6 +127,18 @@ impl Mould {
         let mut image = [0; IMAGE_WORDS];
         image[at..at + PAYLOAD_WORDS_MAX].copy_from_slice(&self.fill);
         image
+    }
+
+    /// The frames before anything is written into them.
+    pub(crate) fn template(&self, dst: SocketAddr) -> Vec<u8> {
+        let Layout { frame_bytes, sequence, .. } = self.layout(dst);
+        let mut frame = vec![0; frame_bytes];
+        if self.make == Make::Lean {
+            let payload = &mut frame[sequence - size_of::<u64>()..];
+            let fill = self.fill.iter().flat_map(|word| word.to_ne_bytes());
+            payload.iter_mut().zip(fill).for_each(|(byte, fill)| *byte = fill);
+        }
+        frame
     }
 
     /// A flow's headers and sum. Both ends are of one family.
@@ -125,7 +158,6 @@ impl Mould {
             bytes.extend(word.to_be_bytes());
         }
         bytes.extend(channel);
-        assert_eq!(bytes.len(), layout.payload_word * 8, "the lead makes headers whole words");
 
         let pseudo = [0, PROTOCOL_UDP, udp_len.to_be_bytes()[0], udp_len.to_be_bytes()[1]];
         let parts = [sum_bytes(&addresses), sum_bytes(&pseudo), sum_bytes(&bytes[udp..])];
@@ -133,6 +165,13 @@ impl Mould {
         let fill = &self.fill[STAMP_WORDS..];
         let sum = fill.iter().fold(packet::add(sum, tag), |sum, word| packet::add(sum, *word));
 
+        if self.make == Make::Lean {
+            // What is written into the frame is whole, but for the sequence number and its seal.
+            let checksum = packet::udp_checksum(sum, 0, packet::lean_seal(0));
+            bytes[layout.checksum..][..2].copy_from_slice(&checksum.to_ne_bytes());
+            let payload = [&[tag], &self.fill[1..]].concat();
+            bytes.extend(payload.iter().flat_map(|word| word.to_ne_bytes()));
+        }
         let mut headers = [0; HEADER_WORDS];
         for (header, chunk) in headers.iter_mut().zip(bytes.chunks_exact(8)) {
             *header = u64::from_ne_bytes(chunk.try_into().expect("a chunk of eight"));
@@ -185,6 +224,7 @@ mod tests {
 
     fn mould(payload_bytes: u16, channel: bool) -> Mould {
         Mould {
+            make: Make::Full,
             dst_mac: [2; 6],
             src_mac: [4; 6],
             channel: ChannelNumber::new(0x4000, ChannelRange::Rfc8656).filter(|_| channel),
@@ -207,6 +247,33 @@ mod tests {
                     let covered = [&frame[addresses], &[0, 17], &length, &frame[udp..]].concat();
                     assert_eq!(sum_bytes(&covered), 0xFFFF, "{payload_bytes} {channel}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_lean_frame_has_one_checksum_for_every_sequence_number() {
+        for (payload_bytes, channel) in [(32, true), (33, false), (200, true), (1400, false)] {
+            let mould = Mould { make: Make::Lean, ..mould(payload_bytes, channel) };
+            let (src, dst) = ("10.0.0.1:5".parse().unwrap(), "10.0.0.2:3478".parse().unwrap());
+            let flow = mould.flow(src, dst, packet::tag(77, 3));
+            for sequence in [0, 1, 0xFFFF, u64::MAX, 1 << 40] {
+                let mut frame = mould.template(dst);
+                let headers = flow.headers.iter().flat_map(|word| word.to_ne_bytes());
+                frame.iter_mut().zip(headers).for_each(|(byte, header)| *byte = header);
+                let at = mould.layout(dst).sequence;
+                frame[at..at + 8].copy_from_slice(&sequence.to_ne_bytes());
+                frame[at + 8..at + 16].copy_from_slice(&packet::lean_seal(sequence).to_ne_bytes());
+                assert_eq!(sum_bytes(&frame[14..34]), 0xFFFF, "IPv4 header");
+                let length = u16::try_from(frame.len() - 34).unwrap().to_be_bytes();
+                let covered = [&frame[26..34], &[0, 17], &length, &frame[34..]].concat();
+                assert_eq!(sum_bytes(&covered), 0xFFFF, "{payload_bytes} {channel} {sequence}");
+                let payload = if channel { 46 } else { 42 };
+                assert_eq!(frame[payload..payload + 4], 77u32.to_ne_bytes());
+                let fill: Vec<u8> =
+                    mould.fill[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
+                let rest = &frame[payload + 24..];
+                assert_eq!(rest, &fill[..rest.len()], "{payload_bytes} {channel}");
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::io;
 
 use anyhow::{Context as _, bail};
-use aya::maps::{Array, MapData, PerCpuArray};
+use aya::maps::{Array, DevMap, MapData, PerCpuArray};
 use aya::programs::{ProgramError, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use relay_bench_ebpf::pace::{GeneratorConfig, GeneratorState};
@@ -15,6 +15,7 @@ use relay_bench_ebpf::{map, program};
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 use crate::clock::SECOND_NS;
+use crate::flood::forge::Make;
 use crate::flood::place::{Interface, Place};
 use crate::objects::Object;
 
@@ -63,7 +64,7 @@ fn array<'a, const N: usize>(
     Ok(Array::try_from(ebpf.map_mut(name).with_context(|| format!("no map {name}"))?)?)
 }
 
-fn raw<T: IntoBytes + Immutable, const N: usize>(value: &T) -> [u8; N] {
+fn raw<T: IntoBytes + Immutable + ?Sized, const N: usize>(value: &T) -> [u8; N] {
     value.as_bytes().try_into().expect("N is the size of T")
 }
 
@@ -113,6 +114,26 @@ impl Attached {
         Self::attach(load(1)?, program::REFLECTOR, place, interface)
     }
 
+    /// The bare redirect from one interface to another one of the same place, whose link ends at
+    /// the MAC address `towards`.
+    ///
+    /// # Errors
+    /// As [`Attached::reflector`].
+    pub(crate) fn redirector(
+        place: &Place,
+        (from, to): (&Interface, &Interface),
+        towards: [u8; 6],
+    ) -> anyhow::Result<Self> {
+        let mut ebpf = load(1)?;
+        let macs = [towards, to.mac].concat();
+        array::<12>(&mut ebpf, map::REDIRECT_MACS)?.set(0, raw::<[u8], 12>(&macs[..]), 0)?;
+        let port = ebpf.map_mut(map::REDIRECT_PORT).context("no redirect map in the object")?;
+        let mut port = DevMap::try_from(port)?;
+        // The kernel looks the interface up in the calling thread's namespace.
+        place.within(|| Ok(port.set(0, to.index, None, 0)?))?;
+        Self::attach(ebpf, program::REDIRECTOR, place, from)
+    }
+
     /// A program that passes everything: it makes a veth take and send frames by XDP. `None`
     /// where any other program does that already.
     ///
@@ -134,12 +155,21 @@ pub(crate) struct Sink {
 }
 
 impl Sink {
-    /// Attaches it, with room for `flows`.
+    /// Attaches the one for packets made so, with room for `flows`.
     ///
     /// # Errors
     /// As [`Attached::reflector`].
-    pub(crate) fn attach(place: &Place, interface: &Interface, flows: u32) -> anyhow::Result<Self> {
-        let attached = Attached::attach(load(flows)?, program::SINK, place, interface)?;
+    pub(crate) fn attach(
+        make: Make,
+        place: &Place,
+        interface: &Interface,
+        flows: u32,
+    ) -> anyhow::Result<Self> {
+        let name = match make {
+            Make::Full => program::SINK,
+            Make::Lean => program::SINK_LEAN,
+        };
+        let attached = Attached::attach(load(flows)?, name, place, interface)?;
         Ok(Self { attached, flows })
     }
 
@@ -206,11 +236,23 @@ fn sum(a: &SinkCounts, b: &SinkCounts) -> SinkCounts {
 #[derive(Debug)]
 pub(crate) struct Generator {
     ebpf: Ebpf,
+    program: &'static str,
     context: [u8; XDP_MD_BYTES],
     frame: Vec<u8>,
     batch: u32,
     rate: u64,
     duration_ns: u64,
+}
+
+/// What a generator's frames are made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Template<'a> {
+    /// How they are made.
+    pub(crate) make: Make,
+    /// The image behind the headers.
+    pub(crate) image: &'a [u64; IMAGE_WORDS],
+    /// The frame before anything is written into it.
+    pub(crate) frame: &'a [u8],
 }
 
 /// How far a generator is.
@@ -231,12 +273,17 @@ impl Generator {
     pub(crate) fn load(
         config: &GeneratorConfig,
         flows: &[GeneratorFlow],
-        image: &[u64; IMAGE_WORDS],
+        template: Template<'_>,
         interface: u32,
     ) -> anyhow::Result<(Self, Dial, Stop)> {
         const FLOW: usize = size_of::<GeneratorFlow>();
+        let Template { make, image, frame } = template;
+        let program = match make {
+            Make::Full => program::GENERATOR,
+            Make::Lean => program::GENERATOR_LEAN,
+        };
         let mut ebpf = load(config.flows)?;
-        xdp(&mut ebpf, program::GENERATOR)?.load().map_err(|error| explain(error.into()))?;
+        xdp(&mut ebpf, program)?.load().map_err(|error| explain(error.into()))?;
         array(&mut ebpf, map::IMAGE)?.set(0, raw::<_, { IMAGE_WORDS * 8 }>(image), 0)?;
         let mut map = array::<FLOW>(&mut ebpf, map::GENERATOR_FLOWS)?;
         for (index, flow) in (0..).zip(flows) {
@@ -250,13 +297,13 @@ impl Generator {
         let mut context = [0; XDP_MD_BYTES];
         context[4..8].copy_from_slice(&config.frame_bytes.to_ne_bytes());
         context[12..16].copy_from_slice(&interface.to_ne_bytes());
-        let frame = vec![0; usize::try_from(config.frame_bytes)?];
+        let frame = frame.to_vec();
         let batch = match config.rate {
             0 => BATCH_FRAMES_MAX,
             rate => u32::try_from(rate / BATCHES_PER_SECOND)?.clamp(1, BATCH_FRAMES_MAX),
         };
         let GeneratorConfig { rate, duration_ns, .. } = *config;
-        Ok((Self { ebpf, context, frame, batch, rate, duration_ns }, dial, stop))
+        Ok((Self { ebpf, program, context, frame, batch, rate, duration_ns }, dial, stop))
     }
 
     /// How many runs the next call has. One call for the whole run if possible: beginning and
@@ -289,7 +336,7 @@ impl Generator {
             attrs: TestRunAttrs::new().xdp_live_frames(self.batch),
             ..TestRunOptions::default()
         };
-        match xdp(&mut self.ebpf, program::GENERATOR)?.test_run(options) {
+        match xdp(&mut self.ebpf, self.program)?.test_run(options) {
             Ok(_) => Ok(()),
             Err(ProgramError::SyscallError(error))
                 if error.io_error.kind() == io::ErrorKind::Interrupted =>

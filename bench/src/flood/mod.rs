@@ -27,6 +27,7 @@ use crate::clock::{Clock, MILLISECOND_NS};
 use crate::flood::clients::{Addresses, Clients, Trouble};
 use crate::flood::ending::Ending;
 use crate::flood::findings::{Asked, Control, Findings, Name};
+use crate::flood::forge::Make;
 use crate::flood::kernel::{Attached, Sink};
 use crate::flood::place::{Interface, Place};
 use crate::flood::report::Report;
@@ -197,7 +198,7 @@ impl FloodArgs {
     fn flood(&self, rig: &Rig, stop: &AtomicBool) -> anyhow::Result<Outcome> {
         let server = rig.clients.within(|| self.server.resolve())?;
         let ((from_place, from), (at_place, at)) = self.ends_of(rig);
-        let mut sink = Sink::attach(at_place, at, self.shape.allocations.get())?;
+        let mut sink = Sink::attach(Make::Full, at_place, at, self.shape.allocations.get())?;
         let one_interface = (from_place, from.index) == (at_place, at.index);
         // The generator's end too: its veth sends and takes frames only where XDP runs.
         let _empty = if one_interface { None } else { Attached::empty(from_place, from)? };

@@ -12,7 +12,7 @@ use relay_bench_ebpf::packet::{self, Common, GeneratorFlow, SinkConfig, SinkCoun
 
 use crate::clock::{Clock, MILLISECOND_NS, SECOND_NS};
 use crate::flood::forge::{self, Mould};
-use crate::flood::kernel::{Dial, Generator, Sink, Stop};
+use crate::flood::kernel::{Dial, Generator, Sink, Stop, Template};
 use crate::flood::place::{Interface, Place};
 
 /// How long nothing more has come when the run is over, nanoseconds.
@@ -173,6 +173,8 @@ impl Flood {
         let first = self.flows.first().context("a flood without flows")?;
         let layout = self.mould.layout(first.sent.1);
         let image = self.mould.image(first.sent.1);
+        let frame = self.mould.template(first.sent.1);
+        let template = Template { make: self.mould.make, image: &image, frame: &frame };
         let threads = threads_of(self.threads, self.flows.len());
         let shares = self.rate.map(|rate| shares(rate, self.flows.len(), threads));
         let deal = |index: usize| -> anyhow::Result<(Generator, Dial, Stop)> {
@@ -197,8 +199,10 @@ impl Flood {
                 payload_word: u32::try_from(layout.payload_word)?,
                 checksum_word: u32::try_from(layout.checksum / 8)?,
                 checksum_shift: u32::try_from(layout.checksum % 8 * 8)?,
+                sequence_at: u32::try_from(layout.sequence)?,
+                reserved: 0,
             };
-            Generator::load(&config.with_rate(rate), &flows, &image, self.interface.index)
+            Generator::load(&config.with_rate(rate), &flows, template, self.interface.index)
         };
         let mut all = Generators { generators: Vec::new(), dials: Vec::new(), stops: Vec::new() };
         for index in 0..threads {

@@ -17,7 +17,7 @@ use relay_common::wire::channel_data::ChannelNumber;
 use crate::cli::{EXIT_LIMIT, from_one_to, limit};
 use crate::clock::{MILLISECOND_NS, SECOND_NS};
 use crate::flood::findings::{Asked, PerFlow};
-use crate::flood::forge::{self, Mould};
+use crate::flood::forge::{self, Make, Mould};
 use crate::flood::place::{self, Interface, Place};
 use crate::flood::report::Report;
 use crate::flood::run::{self, Ends, Flood};
@@ -181,6 +181,7 @@ impl Shape {
             run,
             flows,
             mould: Mould {
+                make: Make::Full,
                 dst_mac,
                 src_mac: interface.mac,
                 channel,
