@@ -10,6 +10,7 @@ mod cli;
 mod clock;
 mod compare;
 mod flood;
+mod forward;
 mod host;
 mod lab;
 mod load;
@@ -56,6 +57,9 @@ enum Command {
     Ceiling(Box<flood::ceiling::Ceiling>),
     /// Sends everything back that comes in by an interface, for a `ceiling` elsewhere.
     Reflect(flood::ceiling::Reflect),
+    /// Compares Turnpike's XDP program, flat out, with programs that only send frames on.
+    #[command(after_help = EXIT_CODES)]
+    Forward(forward::Forward),
     /// Compares TURN servers: same loads, same cores, in turn, in network namespaces of its own.
     #[command(after_help = EXIT_CODES)]
     Compare(Box<compare::Compare>),
@@ -71,6 +75,7 @@ fn main() -> ExitCode {
         Command::Flood(flood) => flood.run(),
         Command::Ceiling(ceiling) => ceiling.run(),
         Command::Reflect(reflect) => reflect.run(),
+        Command::Forward(forward) => forward.run(),
         Command::Compare(compare) => compare.run(),
     };
     result.unwrap_or_else(|error| {

@@ -4,8 +4,9 @@
 use std::io;
 
 use anyhow::{Context as _, bail};
-use aya::maps::{Array, DevMap, MapData, PerCpuArray};
+use aya::maps::{Array, DevMap, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{ProgramError, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
+use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use relay_bench_ebpf::pace::{GeneratorConfig, GeneratorState};
 use relay_bench_ebpf::packet::{
@@ -173,7 +174,8 @@ impl Sink {
         Ok(Self { attached, flows })
     }
 
-    /// Says what to take: the run, and the ends of each flow's packets.
+    /// Says what to take: the run, and the ends of each flow's packets. What was counted before is
+    /// forgotten.
     ///
     /// # Errors
     /// The kernel takes no map entry.
@@ -184,6 +186,10 @@ impl Sink {
             let flow = SinkFlow { ends: *ends, ..SinkFlow::new_zeroed() };
             flows.set(index, raw::<_, FLOW>(&flow), 0)?;
         }
+        let counts = self.attached.ebpf.map_mut(map::SINK_COUNTS).context("no counts")?;
+        let mut counts = PerCpuArray::<_, [u8; size_of::<SinkCounts>()]>::try_from(counts)?;
+        let none = vec![raw(&SinkCounts::default()); nr_cpus().map_err(|(_, error)| error)?];
+        counts.set(0, PerCpuValues::try_from(none)?, 0)?;
         const CONFIG: usize = size_of::<SinkConfig>();
         let mut configs = array::<CONFIG>(&mut self.attached.ebpf, map::SINK_CONFIG)?;
         Ok(configs.set(0, raw::<_, CONFIG>(config), 0)?)

@@ -2,14 +2,14 @@
 //! socket carries. Owns its command line, the order of its set-up, and its exit code.
 
 pub(crate) mod ceiling;
-mod clients;
+pub(crate) mod clients;
 mod ending;
 mod findings;
-mod forge;
-mod kernel;
-mod place;
+pub(crate) mod forge;
+pub(crate) mod kernel;
+pub(crate) mod place;
 mod report;
-mod run;
+pub(crate) mod run;
 mod shape;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
