@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use relay_bench_ebpf::stage::{self, Template};
-use relay_common::abi::{NEXT_HOP_VALID, NextHop, Reason, TAGS_MAX, Tag};
+use relay_common::abi::{NEXT_HOP_VALID, NextHop, Policer, Reason, TAGS_MAX, Tag};
 use relay_common::addr::{
     ClientAddr, Family, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport,
 };
@@ -29,6 +29,8 @@ const PEERS: u32 = u32::from_be_bytes([10, 128, 0, 0]);
 /// Allocation slots in use; more bindings share them, as an allocation's channels do.
 const SLOTS: u32 = relay_common::abi::SLOTS_MAX;
 const HOP_LIMIT: u8 = 64;
+/// A second.
+const BURST_NS: u64 = 1_000_000_000;
 /// Where frames come from, where they go to, and what they go to.
 const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -76,6 +78,12 @@ pub(super) fn next_hop() -> NextHop {
     }
 }
 
+/// Limits of packets and of bytes that no run reaches: a nanosecond for a packet, less for a byte.
+/// What it costs to look is in every figure.
+pub(super) fn policer() -> Policer {
+    Policer { packet_cost: 1, byte_cost: 1, burst_ns: BURST_NS, ..Policer::default() }
+}
+
 /// Ports of the relayed range, as a configuration has them.
 pub(super) const RELAYED_PORTS: (u16, u16) = (49_152, 65_535);
 
@@ -102,7 +110,7 @@ fn compose(family: Family, index: u32, deadline_ns: u64) -> [Entry; 2] {
         peer: PeerAddr::new(peer),
         channel: ChannelNumber::new(CHANNEL, ChannelRange::Rfc8656)
             .expect("a constant in the range of RFC 8656 §12"),
-        stamp: Stamp { slot: slot(index), epoch: EPOCH, policed: false },
+        stamp: Stamp { slot: slot(index), epoch: EPOCH, policed: true },
         to_peer: leg,
         to_client: leg,
     };

@@ -5,8 +5,8 @@ use aya::maps::{Array, HashMap, PerCpuArray};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use relay_common::abi::{
-    self, ABI_VERSION, Config, Count, LISTEN_PORTS_MAX, NextHop, Reason, Route, RouteKeyV4,
-    RouteKeyV6,
+    self, ABI_VERSION, Config, Count, LISTEN_PORTS_MAX, NextHop, Policer, Reason, Route,
+    RouteKeyV4, RouteKeyV6,
 };
 use relay_common::addr::Family;
 use relay_common::route::Entry;
@@ -69,8 +69,14 @@ impl Relay {
         Ok(())
     }
 
-    /// All live bindings, and one that has expired.
+    /// All live bindings with their limits, and one binding that has expired.
     fn fill(&mut self, live: u32) -> anyhow::Result<()> {
+        const POLICER: usize = size_of::<Policer>();
+        let policer: [u8; POLICER] = zerocopy::transmute!(path::policer());
+        let mut policers = Array::<_, [u8; POLICER]>::try_from(self.map(abi::map::POLICERS)?)?;
+        for index in 0..path::slots(live) * 2 {
+            policers.set(index, policer, 0)?;
+        }
         for family in [Family::V4, Family::V6] {
             let bindings = (0..live).map(|index| path::routes(family, index));
             for entry in bindings.chain([path::expired_routes(family, live)]).flatten() {
