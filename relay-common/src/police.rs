@@ -6,9 +6,9 @@
 const FRACTION: u64 = 1 << 16;
 const NS_PER_SEC: u64 = 1_000_000_000;
 
-/// The bucket after something that costs `cost_ns`, or `None` when there is no room for it: when the
-/// bucket is already more than `burst_ns` ahead of `now_ns`. Whatever a packet costs, an idle bucket
-/// takes one.
+/// The bucket after something that costs `cost_ns`, or `None` when there is no room for it: when
+/// the bucket is already more than `burst_ns` ahead of `now_ns`. Whatever a packet costs, an idle
+/// bucket takes one.
 #[must_use]
 #[inline(always)]
 pub const fn admit(full_ns: u64, now_ns: u64, cost_ns: u64, burst_ns: u64) -> Option<u64> {
@@ -23,8 +23,8 @@ pub const fn packet_cost(packets_per_sec: u64) -> u64 {
     if packets_per_sec == 0 { 0 } else { NS_PER_SEC.div_ceil(packets_per_sec) }
 }
 
-/// What a byte costs at a rate of bytes per second, 2⁻¹⁶ nanoseconds; 0 for a rate of 0, which is no
-/// limit.
+/// What a byte costs at a rate of bytes per second, 2⁻¹⁶ nanoseconds; 0 for a rate of 0, which is
+/// no limit.
 #[must_use]
 pub const fn byte_cost(bytes_per_sec: u64) -> u64 {
     if bytes_per_sec == 0 { 0 } else { (NS_PER_SEC * FRACTION).div_ceil(bytes_per_sec) }

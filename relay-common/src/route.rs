@@ -1,5 +1,5 @@
-//! Turns channel bindings and permissions (RFC 8656 §9, §12) into the entries that the kernel relays
-//! by.
+//! Turns channel bindings and permissions (RFC 8656 §9, §12) into the entries that the kernel
+//! relays by.
 //!
 //! Owns the mapping from addresses to keys, rewrites and checksum deltas. Knows nothing of maps,
 //! neighbours or clocks: indexes and deadlines come in as values.
@@ -162,8 +162,8 @@ pub fn answer(server: ServerAddr, epoch: u16) -> Entry {
 }
 
 /// A permission of an allocation for a peer's address, of the relayed transport address's family.
-/// `to_client` and `to_peer` are indexes into `NEXT_HOPS`. `None` if the client does not use UDP, or
-/// the families differ.
+/// `to_client` and `to_peer` are indexes into `NEXT_HOPS`. `None` if the client does not use UDP,
+/// or the families differ.
 #[must_use]
 pub fn permission(
     five_tuple: &FiveTuple,
