@@ -25,6 +25,9 @@ pub mod map {
     pub const NEXT_HOPS: &str = "NEXT_HOPS";
     /// Egress index ([`super::NextHop::port`]) → interface, for redirects.
     pub const PORTS: &str = "PORTS";
+    /// Interface index → [`super::NextHop::port`], of interfaces that the program is attached to:
+    /// where the kernel's own routing table may send packets.
+    pub const EGRESS: &str = "EGRESS";
     /// [`super::LinkKey`] → interface index of the VLAN device.
     pub const LINKS: &str = "LINKS";
     /// Allocation slot × 2 + direction → [`super::Policer`].
@@ -403,49 +406,51 @@ pub enum Reason {
     NotIp = 10,
     /// Passed: tagged, and not for a VLAN of this machine.
     UnknownVlan = 11,
+    /// Passed: to a group of stations (broadcast, multicast), which is never for a relay alone.
+    GroupMac = 12,
     /// Passed: IPv4 options, or a version field that is not 4.
-    Ipv4Options = 12,
+    Ipv4Options = 13,
     /// Passed: an IPv4 fragment.
-    Fragment = 13,
+    Fragment = 14,
     /// Passed: not UDP; on IPv6 also any extension header, and fragments with it.
-    NotUdp = 14,
+    NotUdp = 15,
     /// Passed: the lengths of frame, IP and UDP disagree.
-    Length = 15,
+    Length = 16,
     /// Passed: neither a listening port nor a relayed port.
-    NotOurPort = 16,
+    NotOurPort = 17,
     /// Passed: neither ChannelData nor STUN, on a listening port.
-    NotTurn = 17,
+    NotTurn = 18,
     /// Passed: STUN that is for userspace (requests with credentials, unusual indications).
-    Stun = 18,
+    Stun = 19,
     /// Passed: a ChannelData length that the datagram does not have.
-    ChannelLength = 19,
+    ChannelLength = 20,
     /// Passed: no route for it (no channel bound, another peer, not installed).
-    NoRoute = 20,
+    NoRoute = 21,
     /// Passed: an indication, or data for one, without a permission for the peer.
-    NoPermission = 21,
+    NoPermission = 22,
     /// Passed: the deadline of route or permission is over.
-    Expired = 22,
+    Expired = 23,
     /// Passed: route or permission are of another configuration epoch.
-    StaleEpoch = 23,
+    StaleEpoch = 24,
     /// Passed: no hop is left.
-    HopLimit = 24,
+    HopLimit = 25,
     /// Passed: no UDP checksum, towards or from IPv6.
-    ChecksumMissing = 25,
+    ChecksumMissing = 26,
     /// Passed: the next hop is not resolved, nor does the kernel know another way.
-    NextHopUnresolved = 26,
+    NextHopUnresolved = 27,
     /// Passed: larger than the egress MTU after rewriting.
-    TooBig = 27,
+    TooBig = 28,
     /// Passed: the route names an action that this program does not have.
-    UnknownAction = 28,
+    UnknownAction = 29,
     /// Passed: the driver leaves no room before or behind the frame.
-    NoRoom = 29,
+    NoRoom = 30,
     /// Aborted: the frame could not be written after it had been changed.
-    Aborted = 30,
+    Aborted = 31,
 }
 
 impl Reason {
     /// Every reason, in order of their numbers.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::ClientToPeer,
         Self::PeerToClient,
         Self::Hairpin,
@@ -458,6 +463,7 @@ impl Reason {
         Self::Truncated,
         Self::NotIp,
         Self::UnknownVlan,
+        Self::GroupMac,
         Self::Ipv4Options,
         Self::Fragment,
         Self::NotUdp,
@@ -495,6 +501,7 @@ impl Reason {
             Self::Truncated => "truncated",
             Self::NotIp => "not_ip",
             Self::UnknownVlan => "unknown_vlan",
+            Self::GroupMac => "group_mac",
             Self::Ipv4Options => "ipv4_options",
             Self::Fragment => "fragment",
             Self::NotUdp => "not_udp",

@@ -187,10 +187,15 @@ pub(crate) fn plan<'t, T: Tables>(
     #[allow(clippy::cast_possible_truncation, reason = "part of a packet of sixteen bits' length")]
     let udp_len = be16(change.udp_bytes as u16);
     let direction = change.direction;
+    let reason = match direction {
+        Direction::ClientToPeer => Reason::ClientToPeer,
+        Direction::PeerToClient => Reason::PeerToClient,
+    };
+    let bytes = change.bytes.into();
     let exit = if hop.ifindex == old.ingress {
-        Verdict::Transmit { direction }
+        Verdict::Transmit { reason, bytes }
     } else if tables.aim(hop.port) {
-        Verdict::Redirect { direction, port: hop.port }
+        Verdict::Redirect { reason, bytes, port: hop.port }
     } else {
         return Err(Reason::NextHopUnresolved);
     };

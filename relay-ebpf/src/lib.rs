@@ -14,42 +14,119 @@ mod v4;
 mod v6;
 
 use relay_common::abi::{
-    ABI_VERSION, Config, Direction, NextHop, Reason, Route, RouteKeyV4, RouteKeyV6,
+    ABI_VERSION, Config, Direction, LinkKey, NextHop, Permission, PermissionKeyV4, PermissionKeyV6,
+    Reason, Route, RouteKeyV4, RouteKeyV6,
 };
+use relay_common::addr::Family;
 use relay_common::wire::net::{Ipv4Udp, ether_type};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// A frame that lies in memory, from its Ethernet header on, at an even address.
 pub trait Frame {
-    /// A stack of headers at the frame's start; `None` when the frame is shorter.
-    fn headers<T: FromBytes + KnownLayout + Immutable>(&self) -> Option<&T>;
+    /// Headers at an even byte offset, which is a constant or one of a few; `None` when the frame
+    /// ends before they do.
+    fn at<T: FromBytes + KnownLayout + Immutable>(&self, offset: u32) -> Option<&T>;
     /// The same, for writing.
-    fn headers_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self) -> Option<&mut T>;
+    fn at_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self, offset: u32) -> Option<&mut T>;
+    /// A few bytes at any offset; `None` when the frame ends before they do.
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
     /// Cuts `by` bytes off the frame's start, or puts `-by` in front of it, with any content.
     /// `None`, and nothing has moved, when there is no room.
     fn move_head(&mut self, by: i32) -> Option<()>;
+    /// Cuts `by` bytes off the frame's end, or puts `-by` zeros behind it. `None`, and nothing has
+    /// changed, when there is no room.
+    fn move_tail(&mut self, by: i32) -> Option<()>;
     /// Bytes of the frame, with what the link appended to it.
     fn bytes(&self) -> u32;
     /// The interface that it arrived on.
     fn ingress(&self) -> u32;
+
+    /// A stack of headers at the frame's start; `None` when the frame is shorter.
+    #[inline(always)]
+    fn headers<T: FromBytes + KnownLayout + Immutable>(&self) -> Option<&T> {
+        self.at(0)
+    }
+    /// The same, for writing.
+    #[inline(always)]
+    fn headers_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self) -> Option<&mut T> {
+        self.at_mut(0)
+    }
 }
 
-/// The maps, the clock and the counters.
+/// A word in a map that every CPU writes.
+pub trait Word {
+    /// What it holds.
+    fn load(&self) -> u64;
+    /// Replaces `seen` by `new`; `false`, and nothing has changed, when it holds something else.
+    fn exchange(&self, seen: u64, new: u64) -> bool;
+}
+
+/// A [`relay_common::abi::Policer`] in its map.
+#[derive(Clone, Copy)]
+pub struct Policing<W> {
+    /// When the bucket of packets is full again, nanoseconds.
+    pub packets_full_ns: W,
+    /// When the bucket of bytes is full again, nanoseconds.
+    pub bytes_full_ns: W,
+    /// What a packet costs, nanoseconds; 0: no limit.
+    pub packet_cost: u64,
+    /// What a byte costs, 2⁻¹⁶ nanoseconds; 0: no limit.
+    pub byte_cost: u64,
+    /// How far ahead of the present a bucket may be, nanoseconds.
+    pub burst_ns: u64,
+}
+
+/// A packet whose way is asked of the kernel's own routing table.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FibQuery {
+    /// The family of the addresses.
+    pub family: Family,
+    /// Source address (wire). IPv4 in the first word.
+    pub src: [u32; 4],
+    /// Destination address (wire). IPv4 in the first word.
+    pub dst: [u32; 4],
+    /// DSCP and ECN.
+    pub class: u8,
+    /// The IP packet, bytes.
+    pub bytes: u16,
+}
+
+/// The maps, the clock, chance and the counters.
 pub trait Tables {
+    /// A [`Word`] of a map.
+    type Word<'t>: Word
+    where
+        Self: 't;
+
     /// What userspace said of itself.
     fn config(&self) -> Option<&Config>;
     /// A route of the IPv4 wire.
     fn route_v4(&self, key: &RouteKeyV4) -> Option<&Route>;
     /// A route of the IPv6 wire.
     fn route_v6(&self, key: &RouteKeyV6) -> Option<&Route>;
+    /// A permission for a peer on the IPv4 wire.
+    fn permission_v4(&self, key: &PermissionKeyV4) -> Option<&Permission>;
+    /// A permission for a peer on the IPv6 wire.
+    fn permission_v6(&self, key: &PermissionKeyV6) -> Option<&Permission>;
     /// A way out.
     fn next_hop(&self, index: u32) -> Option<&NextHop>;
+    /// A way out that the kernel's own routing table knows, if it leads to an interface that the
+    /// program is attached to and the packet is no longer than its MTU.
+    fn fib(&self, query: &FibQuery) -> Option<&NextHop>;
+    /// Whether tagged frames of a VLAN are for this machine.
+    fn link(&self, key: &LinkKey) -> bool;
+    /// The limits of a slot's direction.
+    fn policer(&self, slot: u32, direction: Direction) -> Option<Policing<Self::Word<'_>>>;
+    /// A place in `BUDGETS`: until when Binding replies to its sources are paid for, nanoseconds.
+    fn budget(&self, index: u32) -> Option<Self::Word<'_>>;
     /// CLOCK_MONOTONIC, nanoseconds; it may lag by a tick of the machine.
     fn now_ns(&self) -> u64;
+    /// Chance; no secret may depend on it.
+    fn random(&self) -> u32;
     /// Makes `port` the target of a redirect, if the frame then leaves by
     /// [`Verdict::Redirect`]; `false` when no interface has that index.
     fn aim(&self, port: u32) -> bool;
-    /// Counts a relayed packet and its bytes of application data.
+    /// Counts a relayed packet and its bytes of application data for an allocation.
     fn count(&self, slot: u32, direction: Direction, bytes: u32);
 }
 
@@ -58,18 +135,24 @@ pub trait Tables {
 pub enum Verdict {
     /// Rewritten: out of the interface that it came in by.
     Transmit {
-        /// Which way it is relayed.
-        direction: Direction,
+        /// As what.
+        reason: Reason,
+        /// Application data.
+        bytes: u32,
     },
     /// Rewritten: out of another interface, which [`Tables::aim`] named.
     Redirect {
-        /// Which way it is relayed.
-        direction: Direction,
+        /// As what.
+        reason: Reason,
+        /// Application data.
+        bytes: u32,
         /// The interface's index in `PORTS`.
         port: u32,
     },
     /// Up to the network stack, with not a byte changed.
     Pass(Reason),
+    /// Over a limit.
+    Drop(Reason),
     /// Half rewritten, and therefore dropped.
     Abort(Reason),
 }
@@ -77,13 +160,24 @@ pub enum Verdict {
 impl Verdict {
     /// The counter that the frame belongs to.
     #[must_use]
+    #[inline(always)]
     pub const fn reason(self) -> Reason {
         match self {
-            Self::Transmit { direction } | Self::Redirect { direction, .. } => match direction {
-                Direction::ClientToPeer => Reason::ClientToPeer,
-                Direction::PeerToClient => Reason::PeerToClient,
-            },
-            Self::Pass(reason) | Self::Abort(reason) => reason,
+            Self::Transmit { reason, .. }
+            | Self::Redirect { reason, .. }
+            | Self::Pass(reason)
+            | Self::Drop(reason)
+            | Self::Abort(reason) => reason,
+        }
+    }
+
+    /// Application data that was relayed.
+    #[must_use]
+    #[inline(always)]
+    pub const fn bytes(self) -> u32 {
+        match self {
+            Self::Transmit { bytes, .. } | Self::Redirect { bytes, .. } => bytes,
+            Self::Pass(_) | Self::Drop(_) | Self::Abort(_) => 0,
         }
     }
 }

@@ -3,18 +3,27 @@
 //! Every unsafe line of the datapath is in this file. No rule of relaying is.
 #![no_std]
 #![no_main]
+// The target's `core` has no compare-and-exchange, though the processor has.
+#![feature(asm_experimental_arch)]
 #![allow(unsafe_code, reason = "map values and packet memory are raw pointers in the kernel")]
 
-use aya_ebpf::bindings::{xdp_action, xdp_md};
+use core::arch::asm;
+use core::ptr;
+
+use aya_ebpf::bindings::{bpf_fib_lookup as FibParams, xdp_action, xdp_md};
 use aya_ebpf::btf_maps::{Array, DevMap, HashMap, PerCpuArray};
-use aya_ebpf::helpers::bpf_xdp_adjust_head;
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::generated::{
+    bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
+    bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_load_bytes,
+};
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use relay_common::abi::{
-    self, Config, Count, Direction, NextHop, Reason, Route, RouteKeyV4, RouteKeyV6,
+    self, Config, Count, Direction, LinkKey, NEXT_HOP_VALID, NextHop, Permission, PermissionKeyV4,
+    PermissionKeyV6, Policer, Reason, Route, RouteKeyV4, RouteKeyV6, TAGS_MAX, Tag,
 };
-use relay_ebpf::{Frame, Tables, Verdict, step};
+use relay_common::addr::Family;
+use relay_ebpf::{FibQuery, Frame, Policing, Tables, Verdict, Word, step};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 #[btf_map]
@@ -22,49 +31,90 @@ static ROUTES_V4: HashMap<RouteKeyV4, Route, { abi::ROUTES_MAX as usize }> = Has
 #[btf_map]
 static ROUTES_V6: HashMap<RouteKeyV6, Route, { abi::ROUTES_MAX as usize }> = HashMap::new();
 #[btf_map]
+static PERMISSIONS_V4: HashMap<PermissionKeyV4, Permission, { abi::PERMISSIONS_MAX as usize }> =
+    HashMap::new();
+#[btf_map]
+static PERMISSIONS_V6: HashMap<PermissionKeyV6, Permission, { abi::PERMISSIONS_MAX as usize }> =
+    HashMap::new();
+#[btf_map]
 static NEXT_HOPS: Array<NextHop, { abi::NEXT_HOPS_MAX as usize }> = Array::new();
 #[btf_map]
 static PORTS: DevMap<{ abi::PORTS_MAX as usize }> = DevMap::new();
+#[btf_map]
+static EGRESS: HashMap<u32, u32, { abi::PORTS_MAX as usize }> = HashMap::new();
+#[btf_map]
+static LINKS: HashMap<LinkKey, u32, { abi::LINKS_MAX as usize }> = HashMap::new();
+#[btf_map]
+static POLICERS: Array<Policer, { abi::SLOTS_MAX as usize * Direction::ALL.len() }> = Array::new();
+#[btf_map]
+static BUDGETS: Array<u64, { abi::BUDGETS_MAX as usize }> = Array::new();
 #[btf_map]
 static SLOTS: PerCpuArray<Count, { abi::SLOTS_MAX as usize * Direction::ALL.len() }> =
     PerCpuArray::new();
 #[btf_map]
 static REASONS: PerCpuArray<Count, { Reason::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
+static TIMES: PerCpuArray<u64, { abi::TIMES_BUCKETS as usize }> = PerCpuArray::new();
+#[btf_map]
 static CONFIG: Array<Config, 1> = Array::new();
 /// Its size is the ABI version; see `abi::map::ABI`.
 #[btf_map]
 static ABI: Array<u32, { abi::ABI_VERSION as usize }> = Array::new();
 
+/// What the kernel's routing table answered last; nothing but this program reads it.
+#[btf_map]
+static FIB_ANSWER: PerCpuArray<NextHop, 1> = PerCpuArray::new();
+
+/// `abi::TIMES_SWITCH`: a loader sets it to 1 before the verifier sees the program.
+#[unsafe(no_mangle)]
+static MEASURE_TIMES: u32 = 0;
+
 /// The frame behind an XDP context.
 struct Packet(*mut xdp_md);
 
 impl Packet {
+    /// The furthest that headers may start; the verifier wants a limit, and 16 bits less a stack of
+    /// headers is what it knows packets to have.
+    const OFFSET_MAX: u32 = 0x7FFF;
+
     #[inline(always)]
-    fn start<T>(&self) -> Option<*mut T> {
+    fn place<T>(&self, offset: u32) -> Option<*mut T> {
+        if offset > Self::OFFSET_MAX {
+            return None;
+        }
         // SAFETY: the kernel hands the program a valid context, and the verifier knows its fields.
         let (start, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
-        // Frames start at even addresses, and no header here asks for more.
+        // Frames start at even addresses, offsets are even, and no header asks for more.
         const { assert!(align_of::<T>() <= 2) };
-        if start + size_of::<T>() > end { None } else { Some(start as *mut T) }
+        let place = start + offset as usize;
+        if place + size_of::<T>() > end { None } else { Some(place as *mut T) }
     }
 }
 
 impl Frame for Packet {
     #[inline(always)]
-    fn headers<T: FromBytes + KnownLayout + Immutable>(&self) -> Option<&T> {
-        let headers = self.start::<T>()?;
-        // SAFETY: `start` proved that `T` ends inside the frame, and any bytes are a `T`. The frame
+    fn at<T: FromBytes + KnownLayout + Immutable>(&self, offset: u32) -> Option<&T> {
+        let headers = self.place::<T>(offset)?;
+        // SAFETY: `place` proved that `T` ends inside the frame, and any bytes are a `T`. The frame
         // is this program's alone until it returns, and it stays where it is until `move_head`,
         // which the borrow excludes.
         Some(unsafe { &*headers })
     }
 
     #[inline(always)]
-    fn headers_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self) -> Option<&mut T> {
-        let headers = self.start::<T>()?;
-        // SAFETY: as in `headers`; XDP lets a program write to its frame.
+    fn at_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self, offset: u32) -> Option<&mut T> {
+        let headers = self.place::<T>(offset)?;
+        // SAFETY: as in `at`; XDP lets a program write to its frame.
         Some(unsafe { &mut *headers })
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        // SAFETY: the context is the program's own, and the helper writes exactly `N` bytes.
+        let result =
+            unsafe { bpf_xdp_load_bytes(self.0, offset, bytes.as_mut_ptr().cast(), N as u32) };
+        (result == 0).then_some(bytes)
     }
 
     #[inline(always)]
@@ -72,6 +122,12 @@ impl Frame for Packet {
         // SAFETY: the context is the program's own, and no reference into the frame outlives this
         // call: they borrow `self`.
         (unsafe { bpf_xdp_adjust_head(self.0, by) } == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn move_tail(&mut self, by: i32) -> Option<()> {
+        // SAFETY: as in `move_head`.
+        (unsafe { bpf_xdp_adjust_tail(self.0, -by) } == 0).then_some(())
     }
 
     #[inline(always)]
@@ -87,9 +143,38 @@ impl Frame for Packet {
     }
 }
 
-struct Maps;
+/// A word of a map's value.
+struct Shared(*mut u64);
+
+impl Word for Shared {
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        // SAFETY: made only of words of map values, which live as long as the program.
+        unsafe { ptr::read_volatile(self.0) }
+    }
+
+    #[inline(always)]
+    fn exchange(&self, seen: u64, new: u64) -> bool {
+        let found: u64;
+        // SAFETY: as in `load`; the instruction compares with r0, and returns there what it found.
+        unsafe {
+            asm!(
+                "r0 = cmpxchg_64({word} + 0, r0, {new})",
+                word = in(reg) self.0,
+                new = in(reg) new,
+                inlateout("r0") seen => found,
+            );
+        }
+        found == seen
+    }
+}
+
+/// The maps, with the context for the helper that wants it.
+struct Maps(*mut xdp_md);
 
 impl Tables for Maps {
+    type Word<'t> = Shared;
+
     #[inline(always)]
     fn config(&self) -> Option<&Config> {
         CONFIG.get(0)
@@ -109,14 +194,107 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn permission_v4(&self, key: &PermissionKeyV4) -> Option<&Permission> {
+        // SAFETY: as in `route_v4`.
+        unsafe { PERMISSIONS_V4.get(key) }
+    }
+
+    #[inline(always)]
+    fn permission_v6(&self, key: &PermissionKeyV6) -> Option<&Permission> {
+        // SAFETY: as in `route_v4`.
+        unsafe { PERMISSIONS_V6.get(key) }
+    }
+
+    #[inline(always)]
     fn next_hop(&self, index: u32) -> Option<&NextHop> {
         NEXT_HOPS.get(index)
+    }
+
+    #[inline(always)]
+    fn fib(&self, query: &FibQuery) -> Option<&NextHop> {
+        const AF_INET: u8 = 2;
+        const AF_INET6: u8 = 10;
+        // SAFETY: plain integers, of which zero is one.
+        let mut params: FibParams = unsafe { core::mem::zeroed() };
+        params.family = match query.family {
+            Family::V4 => AF_INET,
+            Family::V6 => AF_INET6,
+        };
+        params.__bindgen_anon_1.tot_len = query.bytes;
+        params.__bindgen_anon_3.ipv6_src = query.src;
+        params.__bindgen_anon_4.ipv6_dst = query.dst;
+        match query.family {
+            Family::V4 => params.__bindgen_anon_2.tos = query.class,
+            // Version and flow label stay zero.
+            Family::V6 => {
+                params.__bindgen_anon_2.flowinfo = (u32::from(query.class) << 20).to_be();
+            }
+        }
+        // SAFETY: the context is valid; the helper reads and writes `params` and nothing else.
+        let result = unsafe {
+            params.ifindex = (*self.0).ingress_ifindex;
+            let bytes = size_of::<FibParams>() as i32;
+            bpf_fib_lookup(self.0.cast(), &raw mut params, bytes, 0)
+        };
+        if result != 0 {
+            return None;
+        }
+        // SAFETY: nobody writes through what this returns; a changed entry is another port of ours.
+        let port = *unsafe { EGRESS.get(params.ifindex) }?;
+        let answer = FIB_ANSWER.get_ptr_mut(0)?;
+        // SAFETY: a per-CPU element, and XDP does not nest on a CPU. A packet asks once, so that no
+        // reference to an earlier answer is alive.
+        unsafe {
+            *answer = NextHop {
+                dst_mac: core::mem::transmute::<[u8; 6], [u16; 3]>(params.dmac),
+                src_mac: core::mem::transmute::<[u8; 6], [u16; 3]>(params.smac),
+                ifindex: params.ifindex,
+                port,
+                mtu: query.bytes.into(),
+                tags: [Tag { protocol: 0, id: 0 }; TAGS_MAX],
+                tag_count: 0,
+                state: NEXT_HOP_VALID,
+            };
+            Some(&*answer)
+        }
+    }
+
+    #[inline(always)]
+    fn link(&self, key: &LinkKey) -> bool {
+        LINKS.get_ptr(key).is_some()
+    }
+
+    #[inline(always)]
+    fn policer(&self, slot: u32, direction: Direction) -> Option<Policing<Shared>> {
+        let policer = POLICERS.get_ptr_mut(slot_index(slot, direction))?;
+        // SAFETY: a value of the map. Its costs are replaced as a whole by userspace while packets
+        // are weighed; its words are read and written as words.
+        unsafe {
+            Some(Policing {
+                packets_full_ns: Shared(&raw mut (*policer).packets_full_ns),
+                bytes_full_ns: Shared(&raw mut (*policer).bytes_full_ns),
+                packet_cost: (*policer).packet_cost,
+                byte_cost: (*policer).byte_cost,
+                burst_ns: (*policer).burst_ns,
+            })
+        }
+    }
+
+    #[inline(always)]
+    fn budget(&self, index: u32) -> Option<Shared> {
+        BUDGETS.get_ptr_mut(index).map(Shared)
     }
 
     #[inline(always)]
     fn now_ns(&self) -> u64 {
         // SAFETY: the helper takes nothing and cannot fail.
         unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: as in `now_ns`.
+        unsafe { bpf_get_prandom_u32() }
     }
 
     #[inline(always)]
@@ -127,14 +305,14 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn count(&self, slot: u32, direction: Direction, bytes: u32) {
-        let index = slot.wrapping_mul(2).wrapping_add(direction as u32);
-        add(SLOTS.get_ptr_mut(index), bytes);
-        let relayed = match direction {
-            Direction::ClientToPeer => Reason::ClientToPeer,
-            Direction::PeerToClient => Reason::PeerToClient,
-        };
-        add(REASONS.get_ptr_mut(relayed as u32), bytes);
+        add(SLOTS.get_ptr_mut(slot_index(slot, direction)), bytes);
     }
+}
+
+/// Where a slot's direction stands in `SLOTS` and `POLICERS`.
+#[inline(always)]
+const fn slot_index(slot: u32, direction: Direction) -> u32 {
+    slot.wrapping_mul(2).wrapping_add(direction as u32)
 }
 
 #[inline(always)]
@@ -151,22 +329,40 @@ fn add(count: Option<*mut Count>, bytes: u32) {
 /// The entry point, on every frame of an interface.
 #[xdp]
 fn turnpike(ctx: XdpContext) -> u32 {
-    let verdict = step(&mut Packet(ctx.ctx), &Maps);
-    let (action, reason) = match verdict {
-        Verdict::Transmit { .. } => return xdp_action::XDP_TX,
-        Verdict::Redirect { .. } => return xdp_action::XDP_REDIRECT,
-        Verdict::Pass(reason) => (xdp_action::XDP_PASS, reason),
-        Verdict::Abort(reason) => (xdp_action::XDP_ABORTED, reason),
+    // SAFETY: a static of this program, initialised. Volatile, because a loader may have replaced
+    // its value where the compiler cannot see it.
+    let measured = unsafe { ptr::read_volatile(&raw const MEASURE_TIMES) } != 0;
+    // SAFETY: the helper takes nothing and cannot fail.
+    let start = if measured { unsafe { bpf_ktime_get_ns() } } else { 0 };
+    let verdict = step(&mut Packet(ctx.ctx), &Maps(ctx.ctx));
+    let reason = verdict.reason();
+    add(REASONS.get_ptr_mut(reason as u32), verdict.bytes());
+    let action = match verdict {
+        Verdict::Transmit { .. } => xdp_action::XDP_TX,
+        Verdict::Redirect { .. } => xdp_action::XDP_REDIRECT,
+        Verdict::Pass(_) => xdp_action::XDP_PASS,
+        Verdict::Drop(_) => xdp_action::XDP_DROP,
+        Verdict::Abort(_) => xdp_action::XDP_ABORTED,
     };
-    add(REASONS.get_ptr_mut(reason as u32), 0);
     #[cfg(feature = "log")]
-    aya_log_ebpf::debug!(
-        &ctx,
-        "{} {}",
-        if action == xdp_action::XDP_PASS { "pass" } else { "abort" },
-        reason.name()
-    );
+    if !matches!(verdict, Verdict::Transmit { .. } | Verdict::Redirect { .. }) {
+        aya_log_ebpf::debug!(&ctx, "{} {}", action, reason.name());
+    }
+    if measured {
+        // SAFETY: as above.
+        note_time(unsafe { bpf_ktime_get_ns() } - start);
+    }
     action
+}
+
+/// Counts a packet in the bucket of its time.
+#[inline(always)]
+fn note_time(ns: u64) {
+    let bucket = (ns | 1).ilog2().min(abi::TIMES_BUCKETS - 1);
+    if let Some(count) = TIMES.get_ptr_mut(bucket) {
+        // SAFETY: as in `add`.
+        unsafe { *count += 1 };
+    }
 }
 
 #[panic_handler]

@@ -9,7 +9,10 @@ use std::path::Path;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, xdp::DevMap};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use relay_common::abi::{self, Config, Count, NextHop, Reason, Route, RouteKeyV4, RouteKeyV6};
+use relay_common::abi::{
+    self, Config, Count, LinkKey, NextHop, Permission, Policer, Reason, Route, RouteKeyV4,
+    RouteKeyV6,
+};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{HostTables, INGRESS, PORT};
@@ -83,6 +86,11 @@ impl Kernel {
     /// Fills every map as the host's tables are.
     pub fn fill(&mut self, tables: &HostTables) -> Result<(), Failure> {
         const HOP: usize = size_of::<NextHop>();
+        const V4: usize = size_of::<RouteKeyV4>();
+        const V6: usize = size_of::<RouteKeyV6>();
+        const ROUTE: usize = size_of::<Route>();
+        const ALLOWED: usize = size_of::<Permission>();
+        const POLICER: usize = size_of::<Policer>();
         self.configure(&tables.config)?;
         let mut hops = self.array::<HOP>(abi::map::NEXT_HOPS)?;
         for (index, hop) in (0..).zip(&tables.next_hops) {
@@ -91,19 +99,42 @@ impl Kernel {
         let ports = self.ebpf.map_mut(abi::map::PORTS).ok_or("no such map")?;
         // Never sent to: a test run does not carry redirects out.
         DevMap::try_from(ports)?.set(PORT, INGRESS, None, 0)?;
-        self.routes::<_, { size_of::<RouteKeyV4>() }>(abi::map::ROUTES_V4, &tables.v4)?;
-        self.routes::<_, { size_of::<RouteKeyV6>() }>(abi::map::ROUTES_V6, &tables.v6)
+        self.hash::<_, _, V4, ROUTE>(abi::map::ROUTES_V4, tables.v4.iter())?;
+        self.hash::<_, _, V6, ROUTE>(abi::map::ROUTES_V6, tables.v6.iter())?;
+        let (v4, v6) = (tables.permissions_v4.iter(), tables.permissions_v6.iter());
+        self.hash::<_, _, V4, ALLOWED>(abi::map::PERMISSIONS_V4, v4)?;
+        self.hash::<_, _, V6, ALLOWED>(abi::map::PERMISSIONS_V6, v6)?;
+        let links = tables.links.iter().map(|key| (key, &key.ifindex));
+        self.hash::<_, _, { size_of::<LinkKey>() }, 4>(abi::map::LINKS, links)?;
+        let mut policers = self.array::<POLICER>(abi::map::POLICERS)?;
+        for ((slot, direction), policer) in &tables.policers {
+            let value = Policer {
+                packets_full_ns: policer.packets_full_ns.get(),
+                bytes_full_ns: policer.bytes_full_ns.get(),
+                ..policer.limits
+            };
+            policers.set(slot * 2 + *direction as u32, raw::<_, POLICER>(&value), 0)?;
+        }
+        let mut budgets = self.array::<8>(abi::map::BUDGETS)?;
+        for (index, until) in (0..).zip(&tables.budgets).filter(|(_, until)| until.get() != 0) {
+            budgets.set(index, until.get().to_ne_bytes(), 0)?;
+        }
+        Ok(())
     }
 
-    fn routes<K: IntoBytes + zerocopy::Immutable, const N: usize>(
+    fn hash<'t, K, V, const N: usize, const M: usize>(
         &mut self,
         name: &str,
-        routes: &std::collections::HashMap<K, Route>,
-    ) -> Result<(), Failure> {
+        entries: impl Iterator<Item = (&'t K, &'t V)>,
+    ) -> Result<(), Failure>
+    where
+        K: IntoBytes + zerocopy::Immutable + 't,
+        V: IntoBytes + zerocopy::Immutable + 't,
+    {
         let map = self.ebpf.map_mut(name).ok_or("no such map")?;
-        let mut map = HashMap::<_, [u8; N], [u8; size_of::<Route>()]>::try_from(map)?;
-        for (key, route) in routes {
-            map.insert(raw::<_, N>(key), raw::<_, { size_of::<Route>() }>(route), 0)?;
+        let mut map = HashMap::<_, [u8; N], [u8; M]>::try_from(map)?;
+        for (key, value) in entries {
+            map.insert(raw::<_, N>(key), raw::<_, M>(value), 0)?;
         }
         Ok(())
     }

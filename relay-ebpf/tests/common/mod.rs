@@ -5,18 +5,19 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file is a crate that uses a part of this")]
 #![allow(clippy::unwrap_used, reason = "only tests use it, and each number here fits")]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use relay_common::abi::{
-    ABI_VERSION, Config, Count, Direction, LISTEN_PORTS_MAX, NEXT_HOP_VALID, NextHop, Reason,
-    Route, RouteKeyV4, RouteKeyV6, TAGS_MAX, Tag,
+    ABI_VERSION, BUDGETS_MAX, Config, Count, Direction, LISTEN_PORTS_MAX, LinkKey, NEXT_HOP_VALID,
+    NextHop, Permission, PermissionKeyV4, PermissionKeyV6, Policer, Reason, Route, RouteKeyV4,
+    RouteKeyV6, TAGS_MAX, Tag,
 };
 use relay_common::addr::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport};
 use relay_common::route::{self, Binding, Entry, Leg, Stamp};
 use relay_common::wire::channel_data::{ChannelNumber, ChannelRange};
-use relay_ebpf::{Frame, Tables, Verdict};
+use relay_ebpf::{FibQuery, Frame, Policing, Tables, Verdict, Word};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The interface that frames arrive on: the one that BPF_PROG_TEST_RUN uses.
@@ -30,6 +31,8 @@ pub const EPOCH: u16 = 5;
 pub const NOW: u64 = 1_000_000_000;
 pub const PAST: u64 = 1;
 pub const FUTURE: u64 = u64::MAX / 2;
+/// The host's chance; the kernel's is any.
+pub const RANDOM: u32 = 0x5EED_CAFE;
 /// The slot of every route.
 pub const SLOT: u32 = 3;
 pub const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -164,7 +167,9 @@ pub struct HostFrame {
     end: usize,
     /// `move_head` fails.
     pub no_room: bool,
-    /// `headers_mut` fails.
+    /// `move_tail` fails.
+    pub no_tailroom: bool,
+    /// `at_mut` fails.
     pub no_write: bool,
 }
 
@@ -173,9 +178,10 @@ const ROOM: usize = 256;
 impl HostFrame {
     pub fn new(frame: &[u8]) -> Self {
         let end = ROOM + frame.len();
-        let mut words = vec![0u16; end.div_ceil(2)];
+        let mut words = vec![0xDDDD; (end + ROOM).div_ceil(2)];
         words.as_mut_bytes()[ROOM..end].copy_from_slice(frame);
-        Self { words, start: ROOM, end, no_room: false, no_write: false }
+        let (no_room, no_tailroom, no_write) = (false, false, false);
+        Self { words, start: ROOM, end, no_room, no_tailroom, no_write }
     }
 
     pub fn as_bytes(&self) -> &[u8] {
@@ -184,17 +190,23 @@ impl HostFrame {
 }
 
 impl Frame for HostFrame {
-    fn headers<T: FromBytes + KnownLayout + Immutable>(&self) -> Option<&T> {
-        T::ref_from_prefix(self.as_bytes()).ok().map(|(headers, _)| headers)
+    fn at<T: FromBytes + KnownLayout + Immutable>(&self, offset: u32) -> Option<&T> {
+        let frame = self.as_bytes().get(offset.try_into().unwrap()..)?;
+        T::ref_from_prefix(frame).ok().map(|(headers, _)| headers)
     }
 
-    fn headers_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self) -> Option<&mut T> {
+    fn at_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self, offset: u32) -> Option<&mut T> {
         let frame = &mut self.words.as_mut_bytes()[self.start..self.end];
+        let frame = frame.get_mut(offset.try_into().unwrap()..)?;
         if self.no_write {
             None
         } else {
             T::mut_from_prefix(frame).ok().map(|(headers, _)| headers)
         }
+    }
+
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.as_bytes().get(offset.try_into().unwrap()..)?.first_chunk().copied()
     }
 
     fn move_head(&mut self, by: i32) -> Option<()> {
@@ -203,6 +215,19 @@ impl Frame for HostFrame {
             return None;
         }
         self.start = start;
+        Some(())
+    }
+
+    fn move_tail(&mut self, by: i32) -> Option<()> {
+        let end = self.end.checked_add_signed((-by).try_into().ok()?)?;
+        let room = self.words.len() * 2;
+        if self.no_tailroom || end > room || self.start + 14 > end {
+            return None;
+        }
+        if end > self.end {
+            self.words.as_mut_bytes()[self.end..end].fill(0);
+        }
+        self.end = end;
         Some(())
     }
 
@@ -215,17 +240,50 @@ impl Frame for HostFrame {
     }
 }
 
+/// A bucket's word.
+#[derive(Clone, Copy)]
+pub struct HostWord<'t>(&'t Cell<u64>);
+
+impl Word for HostWord<'_> {
+    fn load(&self) -> u64 {
+        self.0.get()
+    }
+    fn exchange(&self, seen: u64, new: u64) -> bool {
+        let same = self.0.get() == seen;
+        if same {
+            self.0.set(new);
+        }
+        same
+    }
+}
+
+/// A policer: what userspace wrote, and its two buckets.
+#[derive(Default)]
+pub struct HostPolicer {
+    pub limits: Policer,
+    pub packets_full_ns: Cell<u64>,
+    pub bytes_full_ns: Cell<u64>,
+}
+
 /// Maps in the host's memory.
 pub struct HostTables {
     pub config: Config,
     pub v4: HashMap<RouteKeyV4, Route>,
     pub v6: HashMap<RouteKeyV6, Route>,
+    pub permissions_v4: HashMap<PermissionKeyV4, Permission>,
+    pub permissions_v6: HashMap<PermissionKeyV6, Permission>,
     pub next_hops: Vec<NextHop>,
     pub ports: Vec<u32>,
+    pub links: Vec<LinkKey>,
+    pub fib: HashMap<FibQuery, NextHop>,
+    pub policers: HashMap<(u32, Direction), HostPolicer>,
+    pub budgets: Vec<Cell<u64>>,
     pub counts: RefCell<HashMap<(u32, Direction), Count>>,
 }
 
 impl Tables for HostTables {
+    type Word<'t> = HostWord<'t>;
+
     fn config(&self) -> Option<&Config> {
         Some(&self.config)
     }
@@ -235,11 +293,39 @@ impl Tables for HostTables {
     fn route_v6(&self, key: &RouteKeyV6) -> Option<&Route> {
         self.v6.get(key)
     }
+    fn permission_v4(&self, key: &PermissionKeyV4) -> Option<&Permission> {
+        self.permissions_v4.get(key)
+    }
+    fn permission_v6(&self, key: &PermissionKeyV6) -> Option<&Permission> {
+        self.permissions_v6.get(key)
+    }
     fn next_hop(&self, index: u32) -> Option<&NextHop> {
         self.next_hops.get(usize::try_from(index).unwrap())
     }
+    fn fib(&self, query: &FibQuery) -> Option<&NextHop> {
+        self.fib.get(query)
+    }
+    fn link(&self, key: &LinkKey) -> bool {
+        self.links.contains(key)
+    }
+    fn policer(&self, slot: u32, direction: Direction) -> Option<Policing<HostWord<'_>>> {
+        let policer = self.policers.get(&(slot, direction))?;
+        Some(Policing {
+            packets_full_ns: HostWord(&policer.packets_full_ns),
+            bytes_full_ns: HostWord(&policer.bytes_full_ns),
+            packet_cost: policer.limits.packet_cost,
+            byte_cost: policer.limits.byte_cost,
+            burst_ns: policer.limits.burst_ns,
+        })
+    }
+    fn budget(&self, index: u32) -> Option<HostWord<'_>> {
+        self.budgets.get(usize::try_from(index).unwrap()).map(HostWord)
+    }
     fn now_ns(&self) -> u64 {
         NOW
+    }
+    fn random(&self) -> u32 {
+        RANDOM
     }
     fn aim(&self, port: u32) -> bool {
         self.ports.contains(&port)
@@ -314,7 +400,13 @@ pub fn tables() -> HostTables {
             NextHop { mtu: 100, ..same },
             NextHop { mtu: 1 << 20, ..same },
         ],
+        permissions_v4: HashMap::new(),
+        permissions_v6: HashMap::new(),
         ports: vec![PORT],
+        links: Vec::new(),
+        fib: HashMap::new(),
+        policers: HashMap::new(),
+        budgets: vec![Cell::new(0); BUDGETS_MAX.try_into().unwrap()],
         counts: RefCell::default(),
     }
 }
@@ -400,6 +492,7 @@ pub fn install(tables: &mut HostTables, binding: &Binding, change: impl Fn(&mut 
 pub fn action(verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Abort(_) => 0,
+        Verdict::Drop(_) => 1,
         Verdict::Pass(_) => 2,
         Verdict::Transmit { .. } => 3,
         Verdict::Redirect { .. } => 4,
@@ -408,5 +501,5 @@ pub fn action(verdict: Verdict) -> u32 {
 
 /// The reasons that a relayed frame is counted under.
 pub fn relayed(reason: Reason) -> bool {
-    matches!(reason, Reason::ClientToPeer | Reason::PeerToClient)
+    reason.direction().is_some()
 }
