@@ -1,36 +1,38 @@
-//! What both families share: whether a datagram is for us, whether its route may be used, and the
-//! writing of the result. Knows UDP and ChannelData, nothing of IP.
+//! What both families share: whether a datagram is for us, whether its route is in force, and the
+//! straight paths' plan and change. Knows UDP and ChannelData, nothing of IP.
 
 use relay_common::abi::{
-    ACTION_STRIP, ACTION_WRAP, Config, Direction, LISTEN_PORTS_MAX, NEXT_HOP_VALID, NextHop,
-    Reason, Route,
+    ACTION_STRIP, ACTION_WRAP, Config, Direction, FLAG_POLICED, LISTEN_PORTS_MAX, NEXT_HOP_VALID,
+    NextHop, Reason, Route,
 };
 use relay_common::wire::channel_data::{ChannelNumber, HEADER_BYTES};
-use relay_common::wire::checksum;
 use relay_common::wire::net::{Channel, ETHERNET_BYTES, Ethernet, UDP_BYTES, Udp, be16};
 use zerocopy::{FromBytes, IntoBytes, KnownLayout};
 
-use crate::{Frame, Tables, Verdict};
+use crate::general::udp_checksum;
+use crate::leave::PACKET_BYTES_MAX;
+use crate::{Frame, Tables, Verdict, police};
 
-/// The largest frame that may end in something else than its IP packet: Ethernet's minimum without
-/// a frame check sequence, and the four bytes of a check sequence or of a channel header put in
-/// front. A longer one with a tail is odd enough to go up.
+/// The largest untagged frame that may end in something else than its IP packet: Ethernet's minimum
+/// without a frame check sequence, and the four bytes of a check sequence or of a channel header put
+/// in front. A longer one with a tail is odd enough to go up.
 const PADDED_FRAME_BYTES_MAX: u32 = 64;
-/// The longest IP packet whose lengths fit their fields in both families.
-const PACKET_BYTES_MAX: u32 = 0xFFFF;
+/// Padding behind the application data at most (RFC 8656 §12.5).
+const PADDING_BYTES_MAX: u16 = 3;
 const CHANNEL_BYTES: u16 = 4;
 const _: () = assert!(HEADER_BYTES == CHANNEL_BYTES as usize);
 const UDP_HEADER_BYTES: u16 = 8;
 const _: () = assert!(UDP_BYTES == UDP_HEADER_BYTES as usize);
-const LINK_HEADER_BYTES: u32 = 14;
-const _: () = assert!(ETHERNET_BYTES == LINK_HEADER_BYTES as usize);
+/// Bytes in front of the IP header of an untagged frame.
+pub(crate) const LINK_BYTES: u32 = 14;
+const _: () = assert!(ETHERNET_BYTES == LINK_BYTES as usize);
 
 /// The side that a datagram arrived on, and so what is done to it.
 #[derive(Clone, Copy)]
 pub(crate) enum Side {
-    /// A listening port: the channel header is removed.
-    Listening(Channel),
-    /// The relayed range: a channel header is put in front.
+    /// A listening port: ChannelData, with so many bytes of padding.
+    Listening(Channel, u16),
+    /// The relayed range: application data from a peer.
     Relayed,
 }
 
@@ -39,9 +41,14 @@ impl Side {
     #[inline(always)]
     pub(crate) const fn channel(self) -> u16 {
         match self {
-            Self::Listening(channel) => channel.number,
+            Self::Listening(channel, _) => channel.number,
             Self::Relayed => 0,
         }
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is_listening(self) -> bool {
+        matches!(self, Self::Listening(..))
     }
 }
 
@@ -52,21 +59,27 @@ pub(crate) struct Datagram {
     pub(crate) ingress: u32,
     /// Bytes of the IP header.
     pub(crate) ip_bytes: u16,
-    /// UDP's length field (wire) and checksum.
-    pub(crate) len: u16,
-    pub(crate) checksum: u16,
+    /// Its header.
+    pub(crate) udp: Udp,
     /// Hop limit or time to live.
     pub(crate) hop_limit: u8,
 }
 
-/// The lengths of frame, IP and UDP agree. `ip_total` is header and payload, bytes.
+/// The lengths of frame, IP and UDP agree. `ip_total` is header and payload, bytes, from `ip_at` on.
 #[inline(always)]
-pub(crate) fn lengths(frame: u32, ip_total: u32, ip_bytes: u16, udp: u16) -> Result<(), Reason> {
-    let packet_end = ip_total + LINK_HEADER_BYTES;
+pub(crate) fn lengths(
+    frame: u32,
+    ip_at: u32,
+    ip_total: u32,
+    ip_bytes: u16,
+    udp: u16,
+) -> Result<(), Reason> {
+    let packet_end = ip_total + ip_at;
+    let tags = ip_at - LINK_BYTES;
     if u32::from(udp) + u32::from(ip_bytes) != ip_total
         || udp < UDP_HEADER_BYTES
         || packet_end > frame
-        || (packet_end < frame && frame > PADDED_FRAME_BYTES_MAX)
+        || (packet_end < frame && frame > PADDED_FRAME_BYTES_MAX + tags)
     {
         return Err(Reason::Length);
     }
@@ -95,11 +108,12 @@ pub(crate) fn arrival(
     if !(ChannelNumber::FIRST..=config.channel_last).contains(&u16::from_be(channel.number)) {
         return Err(Reason::NotTurn);
     }
-    // RFC 8656 §12.5 allows padding over UDP; a datagram with any goes up.
-    if u16::from_be(channel.len) != udp_len - UDP_HEADER_BYTES - CHANNEL_BYTES {
+    let payload = udp_len - UDP_HEADER_BYTES - CHANNEL_BYTES;
+    let padding = payload.checked_sub(u16::from_be(channel.len)).ok_or(Reason::ChannelLength)?;
+    if padding > PADDING_BYTES_MAX {
         return Err(Reason::ChannelLength);
     }
-    Ok(Side::Listening(channel))
+    Ok(Side::Listening(channel, padding))
 }
 
 #[inline(always)]
@@ -115,7 +129,23 @@ fn listens(config: &Config, port: u16) -> bool {
     false
 }
 
-/// Everything that is needed to rewrite, decided.
+/// A route is of this configuration, and its time is not over.
+#[inline(always)]
+pub(crate) fn in_force<T: Tables>(
+    tables: &T,
+    config: &Config,
+    route: &Route,
+) -> Result<(), Reason> {
+    if route.epoch != config.epoch {
+        return Err(Reason::StaleEpoch);
+    }
+    if tables.now_ns() >= route.deadline_ns {
+        return Err(Reason::Expired);
+    }
+    Ok(())
+}
+
+/// Everything that is needed to rewrite on a straight path, decided.
 pub(crate) struct Plan<'t> {
     /// The route.
     pub(crate) route: &'t Route,
@@ -132,6 +162,13 @@ pub(crate) struct Plan<'t> {
 }
 
 impl Plan<'_> {
+    /// Whether the allocation's limits let the packet through; it is charged.
+    #[inline(always)]
+    pub(crate) fn admitted<T: Tables>(&self, tables: &T) -> bool {
+        let Route { flags, slot, .. } = *self.route;
+        flags & FLAG_POLICED == 0 || police::admit(tables, slot, self.direction, self.bytes.into())
+    }
+
     /// Writes the link header's addresses; a family writes its EtherType.
     #[inline(always)]
     pub(crate) fn write_link(&self, eth: &mut Ethernet) {
@@ -156,55 +193,44 @@ impl Plan<'_> {
     }
 }
 
-/// Decides what a route does to a datagram. Nothing is written before this returns.
+/// Decides what a route does to a datagram that leaves as it came: same wire, no tags, no padding.
+/// Whatever is otherwise, or stands in the way, is `None`, and the general path's to judge.
 #[inline(always)]
 pub(crate) fn plan<'t, T: Tables>(
     tables: &'t T,
-    config: &Config,
     route: &'t Route,
     old: &Datagram,
     side: Side,
-) -> Result<Plan<'t>, Reason> {
-    if route.epoch != config.epoch {
-        return Err(Reason::StaleEpoch);
-    }
-    if tables.now_ns() >= route.deadline_ns {
-        return Err(Reason::Expired);
-    }
-    // RFC 8656 §14: the hop limit is decremented; userspace sees what may travel no further.
+) -> Option<Plan<'t>> {
     if old.hop_limit <= 1 {
-        return Err(Reason::HopLimit);
+        return None;
     }
     let change = change(route, old, side)?;
-    let hop = tables.next_hop(route.next_hop.into()).ok_or(Reason::NextHopUnresolved)?;
-    if hop.state != NEXT_HOP_VALID {
-        return Err(Reason::NextHopUnresolved);
+    let hop = tables.next_hop(route.next_hop.into())?;
+    if hop.state != NEXT_HOP_VALID || hop.tag_count != 0 {
+        return None;
     }
     let packet_bytes = change.udp_bytes + u32::from(old.ip_bytes);
     if packet_bytes > hop.mtu || packet_bytes > PACKET_BYTES_MAX {
-        return Err(Reason::TooBig);
+        return None;
     }
     #[allow(clippy::cast_possible_truncation, reason = "part of a packet of sixteen bits' length")]
     let udp_len = be16(change.udp_bytes as u16);
-    let direction = change.direction;
-    let reason = match direction {
-        Direction::ClientToPeer => Reason::ClientToPeer,
-        Direction::PeerToClient => Reason::PeerToClient,
-    };
-    let bytes = change.bytes.into();
+    let (direction, reason) = (change.direction, change.reason);
     let exit = if hop.ifindex == old.ingress {
-        Verdict::Transmit { reason, bytes }
+        Verdict::Transmit(reason)
     } else if tables.aim(hop.port) {
-        Verdict::Redirect { reason, bytes, port: hop.port }
+        Verdict::Redirect(reason)
     } else {
-        return Err(Reason::NextHopUnresolved);
+        return None;
     };
-    Ok(Plan {
+    let added = u32::from(route.udp_delta) + change.sum;
+    Some(Plan {
         route,
         hop_limit: old.hop_limit - 1,
         udp_len,
         hop,
-        udp_checksum: udp_checksum(old, udp_len, u32::from(route.udp_delta) + change.sum),
+        udp_checksum: udp_checksum(&old.udp, udp_len, added),
         exit,
         direction,
         bytes: change.bytes,
@@ -214,6 +240,7 @@ pub(crate) fn plan<'t, T: Tables>(
 /// What a channel header less or more means.
 struct Change {
     direction: Direction,
+    reason: Reason,
     /// Application data.
     bytes: u16,
     /// New UDP header and payload; more than UDP can say, at worst.
@@ -223,40 +250,27 @@ struct Change {
 }
 
 #[inline(always)]
-fn change(route: &Route, old: &Datagram, side: Side) -> Result<Change, Reason> {
-    let udp_len = u16::from_be(old.len);
+fn change(route: &Route, old: &Datagram, side: Side) -> Option<Change> {
+    let udp_len = u16::from_be(old.udp.len);
     match side {
-        Side::Listening(channel) if route.action == ACTION_STRIP => Ok(Change {
+        Side::Listening(channel, 0) if route.action == ACTION_STRIP => Some(Change {
             direction: Direction::ClientToPeer,
+            reason: Reason::ClientToPeer,
             bytes: udp_len - UDP_HEADER_BYTES - CHANNEL_BYTES,
             udp_bytes: u32::from(udp_len - CHANNEL_BYTES),
             sum: u32::from(!channel.number) + u32::from(!channel.len),
         }),
         Side::Relayed if route.action == ACTION_WRAP => {
             let bytes = udp_len - UDP_HEADER_BYTES;
-            Ok(Change {
+            Some(Change {
                 direction: Direction::PeerToClient,
+                reason: Reason::PeerToClient,
                 bytes,
                 udp_bytes: u32::from(udp_len) + u32::from(CHANNEL_BYTES),
                 sum: u32::from(route.channel) + u32::from(be16(bytes)),
             })
         }
-        Side::Listening(_) | Side::Relayed => Err(Reason::UnknownAction),
-    }
-}
-
-/// The checksum is adjusted, never computed: what was wrong on the way here stays wrong.
-#[inline(always)]
-fn udp_checksum(old: &Datagram, len: u16, added: u32) -> u16 {
-    if old.checksum == 0 {
-        return 0;
-    }
-    // UDP's length counts twice: in its header and in the pseudo-header.
-    let lengths = 2 * (u32::from(len) + u32::from(!old.len));
-    match checksum::update(old.checksum, added + lengths) {
-        // RFC 768: zero would say that there is none.
-        0 => 0xFFFF,
-        sum => sum,
+        Side::Listening(..) | Side::Relayed => None,
     }
 }
 
@@ -275,7 +289,8 @@ pub(crate) fn commit<F: Frame, T: Tables, H: FromBytes + IntoBytes + KnownLayout
         return Ok(Verdict::Abort(Reason::Aborted));
     };
     write(headers);
-    tables.count(plan.route.slot, plan.direction, u32::from(plan.bytes));
+    tables.count(plan.route.slot, plan.direction, plan.bytes.into());
+    tables.note(plan.exit.reason(), plan.bytes.into());
     Ok(plan.exit)
 }
 

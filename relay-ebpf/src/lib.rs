@@ -4,12 +4,15 @@
 //! source. It decides nothing that userspace has not decided before: without a route that is valid
 //! at this moment the frame is passed up unmodified.
 //!
-//! Does not own maps or packet memory ([`Tables`] and [`Frame`] do), and relays within one address
-//! family only, untagged frames only.
+//! Does not own maps or packet memory: [`Tables`] and [`Frame`] do.
 #![no_std]
 #![forbid(unsafe_code)]
 
 mod decide;
+mod general;
+mod leave;
+mod police;
+mod tagged;
 mod v4;
 mod v6;
 
@@ -19,6 +22,7 @@ use relay_common::abi::{
 };
 use relay_common::addr::Family;
 use relay_common::wire::net::{Ipv4Udp, ether_type};
+use tagged::Found;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// A frame that lies in memory, from its Ethernet header on, at an even address.
@@ -85,6 +89,10 @@ pub struct FibQuery {
     pub src: [u32; 4],
     /// Destination address (wire). IPv4 in the first word.
     pub dst: [u32; 4],
+    /// Source port (wire).
+    pub src_port: u16,
+    /// Destination port (wire).
+    pub dst_port: u16,
     /// DSCP and ECN.
     pub class: u8,
     /// The IP packet, bytes.
@@ -126,29 +134,19 @@ pub trait Tables {
     /// Makes `port` the target of a redirect, if the frame then leaves by
     /// [`Verdict::Redirect`]; `false` when no interface has that index.
     fn aim(&self, port: u32) -> bool;
+    /// Counts a packet, and its bytes of application data if it was relayed.
+    fn note(&self, reason: Reason, bytes: u32);
     /// Counts a relayed packet and its bytes of application data for an allocation.
     fn count(&self, slot: u32, direction: Direction, bytes: u32);
 }
 
-/// How a frame leaves the step.
+/// How a frame leaves the step, and as what it is counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// Rewritten: out of the interface that it came in by.
-    Transmit {
-        /// As what.
-        reason: Reason,
-        /// Application data.
-        bytes: u32,
-    },
+    Transmit(Reason),
     /// Rewritten: out of another interface, which [`Tables::aim`] named.
-    Redirect {
-        /// As what.
-        reason: Reason,
-        /// Application data.
-        bytes: u32,
-        /// The interface's index in `PORTS`.
-        port: u32,
-    },
+    Redirect(Reason),
     /// Up to the network stack, with not a byte changed.
     Pass(Reason),
     /// Over a limit.
@@ -163,21 +161,11 @@ impl Verdict {
     #[inline(always)]
     pub const fn reason(self) -> Reason {
         match self {
-            Self::Transmit { reason, .. }
-            | Self::Redirect { reason, .. }
+            Self::Transmit(reason)
+            | Self::Redirect(reason)
             | Self::Pass(reason)
             | Self::Drop(reason)
             | Self::Abort(reason) => reason,
-        }
-    }
-
-    /// Application data that was relayed.
-    #[must_use]
-    #[inline(always)]
-    pub const fn bytes(self) -> u32 {
-        match self {
-            Self::Transmit { bytes, .. } | Self::Redirect { bytes, .. } => bytes,
-            Self::Pass(_) | Self::Drop(_) | Self::Abort(_) => 0,
         }
     }
 }
@@ -185,8 +173,16 @@ impl Verdict {
 /// Relays a frame, or says why not.
 #[inline(always)]
 pub fn step<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
-    relay(frame, tables).unwrap_or_else(Verdict::Pass)
+    let verdict = relay(frame, tables).unwrap_or_else(Verdict::Pass);
+    // What was relayed is counted where its bytes are known.
+    if let Verdict::Pass(reason) | Verdict::Drop(reason) | Verdict::Abort(reason) = verdict {
+        tables.note(reason, 0);
+    }
+    verdict
 }
+
+/// The bit of a MAC address's first byte that says: to a group of stations.
+const GROUP: u16 = u16::from_ne_bytes([1, 0]);
 
 /// An error is a frame that is passed up; it has not been touched.
 #[inline(always)]
@@ -197,9 +193,19 @@ fn relay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Result<Verdict, Reas
     }
     // The smallest headers that anything could be relayed with: one bounds check for IPv4.
     let headers = frame.headers::<Ipv4Udp>().ok_or(Reason::Truncated)?;
+    if headers.eth.dst[0] & GROUP != 0 {
+        return Err(Reason::GroupMac);
+    }
     match headers.eth.ether_type {
         ether_type::IPV4 => v4::relay(frame, tables, config),
         ether_type::IPV6 => v6::relay(frame, tables, config),
+        other if tagged::is_tag(other) => {
+            let mut found = Found::default();
+            match tagged::find(frame, tables, config, &mut found) {
+                Some(route) => Ok(general::relay(frame, tables, route, found.place)),
+                None => Err(found.reason),
+            }
+        }
         _ => Err(Reason::NotIp),
     }
 }

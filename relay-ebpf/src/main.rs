@@ -23,6 +23,7 @@ use relay_common::abi::{
     PermissionKeyV6, Policer, Reason, Route, RouteKeyV4, RouteKeyV6, TAGS_MAX, Tag,
 };
 use relay_common::addr::Family;
+use relay_common::wire::net::PROTOCOL_UDP;
 use relay_ebpf::{FibQuery, Frame, Policing, Tables, Verdict, Word, step};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -61,9 +62,14 @@ static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map]
 static ABI: Array<u32, { abi::ABI_VERSION as usize }> = Array::new();
 
-/// What the kernel's routing table answered last; nothing but this program reads it.
+/// A question to the kernel's routing table, and its answer; nothing but this program reads it. On
+/// the stack, the general path would not fit beside it.
+struct Asked {
+    params: FibParams,
+    answer: NextHop,
+}
 #[btf_map]
-static FIB_ANSWER: PerCpuArray<NextHop, 1> = PerCpuArray::new();
+static FIB: PerCpuArray<Asked, 1> = PerCpuArray::new();
 
 /// `abi::TIMES_SWITCH`: a loader sets it to 1 before the verifier sees the program.
 #[unsafe(no_mangle)]
@@ -73,20 +79,25 @@ static MEASURE_TIMES: u32 = 0;
 struct Packet(*mut xdp_md);
 
 impl Packet {
-    /// The furthest that headers may start; the verifier wants a limit, and 16 bits less a stack of
-    /// headers is what it knows packets to have.
-    const OFFSET_MAX: u32 = 0x7FFF;
+    /// The furthest that headers may start; the verifier wants a limit.
+    const OFFSET_MAX: usize = 0x7FFF;
 
     #[inline(always)]
     fn place<T>(&self, offset: u32) -> Option<*mut T> {
-        if offset > Self::OFFSET_MAX {
-            return None;
+        let mut offset = offset as usize;
+        if offset != 0 {
+            // SAFETY: moves a register to itself. What the compiler knows of the offset, the verifier need
+            // not know: from here on both know the limit only.
+            unsafe { asm!("{0} = {0}", inlateout(reg) offset, options(nomem, nostack)) };
+            if offset > Self::OFFSET_MAX {
+                return None;
+            }
         }
         // SAFETY: the kernel hands the program a valid context, and the verifier knows its fields.
         let (start, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
         // Frames start at even addresses, offsets are even, and no header asks for more.
         const { assert!(align_of::<T>() <= 2) };
-        let place = start + offset as usize;
+        let place = start + offset;
         if place + size_of::<T>() > end { None } else { Some(place as *mut T) }
     }
 }
@@ -132,13 +143,18 @@ impl Frame for Packet {
 
     #[inline(always)]
     fn bytes(&self) -> u32 {
-        // SAFETY: as in `start`.
-        unsafe { (*self.0).data_end - (*self.0).data }
+        // SAFETY: as in `place`.
+        let (start, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
+        let mut bytes = end - start;
+        // SAFETY: moves a register to itself. The compiler may not reorder what is added to the
+        // difference of two pointers into one of them: the verifier forbids that.
+        unsafe { asm!("{0} = {0}", inlateout(reg) bytes, options(nomem, nostack)) };
+        bytes as u32
     }
 
     #[inline(always)]
     fn ingress(&self) -> u32 {
-        // SAFETY: as in `start`.
+        // SAFETY: as in `place`.
         unsafe { (*self.0).ingress_ifindex }
     }
 }
@@ -214,48 +230,45 @@ impl Tables for Maps {
     fn fib(&self, query: &FibQuery) -> Option<&NextHop> {
         const AF_INET: u8 = 2;
         const AF_INET6: u8 = 10;
-        // SAFETY: plain integers, of which zero is one.
-        let mut params: FibParams = unsafe { core::mem::zeroed() };
-        params.family = match query.family {
-            Family::V4 => AF_INET,
-            Family::V6 => AF_INET6,
-        };
-        params.__bindgen_anon_1.tot_len = query.bytes;
-        params.__bindgen_anon_3.ipv6_src = query.src;
-        params.__bindgen_anon_4.ipv6_dst = query.dst;
-        match query.family {
-            Family::V4 => params.__bindgen_anon_2.tos = query.class,
-            // Version and flow label stay zero.
-            Family::V6 => {
-                params.__bindgen_anon_2.flowinfo = (u32::from(query.class) << 20).to_be();
+        let asked = FIB.get_ptr_mut(0)?;
+        // SAFETY: a per-CPU element of plain integers, and XDP does not nest on a CPU. A packet asks
+        // once, so that no reference to an earlier answer is alive. The context is valid, and the
+        // helper reads and writes `params` and nothing else.
+        unsafe {
+            let params = &mut (*asked).params;
+            match query.family {
+                Family::V4 => {
+                    params.family = AF_INET;
+                    params.__bindgen_anon_2.flowinfo = 0;
+                    params.__bindgen_anon_2.tos = query.class;
+                }
+                Family::V6 => {
+                    params.family = AF_INET6;
+                    params.__bindgen_anon_2.flowinfo = (u32::from(query.class) << 20).to_be();
+                }
             }
-        }
-        // SAFETY: the context is valid; the helper reads and writes `params` and nothing else.
-        let result = unsafe {
+            params.l4_protocol = PROTOCOL_UDP;
+            params.sport = query.src_port;
+            params.dport = query.dst_port;
+            params.__bindgen_anon_1.tot_len = query.bytes;
+            params.__bindgen_anon_3.ipv6_src = query.src;
+            params.__bindgen_anon_4.ipv6_dst = query.dst;
             params.ifindex = (*self.0).ingress_ifindex;
             let bytes = size_of::<FibParams>() as i32;
-            bpf_fib_lookup(self.0.cast(), &raw mut params, bytes, 0)
-        };
-        if result != 0 {
-            return None;
-        }
-        // SAFETY: nobody writes through what this returns; a changed entry is another port of ours.
-        let port = *unsafe { EGRESS.get(params.ifindex) }?;
-        let answer = FIB_ANSWER.get_ptr_mut(0)?;
-        // SAFETY: a per-CPU element, and XDP does not nest on a CPU. A packet asks once, so that no
-        // reference to an earlier answer is alive.
-        unsafe {
-            *answer = NextHop {
+            if bpf_fib_lookup(self.0.cast(), params, bytes, 0) != 0 {
+                return None;
+            }
+            (*asked).answer = NextHop {
                 dst_mac: core::mem::transmute::<[u8; 6], [u16; 3]>(params.dmac),
                 src_mac: core::mem::transmute::<[u8; 6], [u16; 3]>(params.smac),
                 ifindex: params.ifindex,
-                port,
+                port: *EGRESS.get(params.ifindex)?,
                 mtu: query.bytes.into(),
                 tags: [Tag { protocol: 0, id: 0 }; TAGS_MAX],
                 tag_count: 0,
                 state: NEXT_HOP_VALID,
             };
-            Some(&*answer)
+            Some(&(*asked).answer)
         }
     }
 
@@ -304,6 +317,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn note(&self, reason: Reason, bytes: u32) {
+        add(REASONS.get_ptr_mut(reason as u32), bytes);
+    }
+
+    #[inline(always)]
     fn count(&self, slot: u32, direction: Direction, bytes: u32) {
         add(SLOTS.get_ptr_mut(slot_index(slot, direction)), bytes);
     }
@@ -335,18 +353,16 @@ fn turnpike(ctx: XdpContext) -> u32 {
     // SAFETY: the helper takes nothing and cannot fail.
     let start = if measured { unsafe { bpf_ktime_get_ns() } } else { 0 };
     let verdict = step(&mut Packet(ctx.ctx), &Maps(ctx.ctx));
-    let reason = verdict.reason();
-    add(REASONS.get_ptr_mut(reason as u32), verdict.bytes());
     let action = match verdict {
-        Verdict::Transmit { .. } => xdp_action::XDP_TX,
-        Verdict::Redirect { .. } => xdp_action::XDP_REDIRECT,
+        Verdict::Transmit(_) => xdp_action::XDP_TX,
+        Verdict::Redirect(_) => xdp_action::XDP_REDIRECT,
         Verdict::Pass(_) => xdp_action::XDP_PASS,
         Verdict::Drop(_) => xdp_action::XDP_DROP,
         Verdict::Abort(_) => xdp_action::XDP_ABORTED,
     };
     #[cfg(feature = "log")]
-    if !matches!(verdict, Verdict::Transmit { .. } | Verdict::Redirect { .. }) {
-        aya_log_ebpf::debug!(&ctx, "{} {}", action, reason.name());
+    if !matches!(verdict, Verdict::Transmit(_) | Verdict::Redirect(_)) {
+        aya_log_ebpf::debug!(&ctx, "{} {}", action, verdict.reason().name());
     }
     if measured {
         // SAFETY: as above.

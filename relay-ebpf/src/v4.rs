@@ -1,24 +1,30 @@
-//! The IPv4 wire (RFC 791): reads, proves, rewrites. RFC 8656 §14 says what is copied.
+//! The IPv4 wire (RFC 791): reads, proves, looks up, and the straight paths of packets that come
+//! untagged and leave untagged on the same wire. RFC 8656 §14 says what is copied.
 
-use relay_common::abi::{Config, Reason, RouteKeyV4};
+use relay_common::abi::{Config, FLAG_V6, Reason, Route, RouteKeyV4};
+use relay_common::addr::Family;
 use relay_common::wire::checksum;
 use relay_common::wire::net::{
-    IPV4_BYTES, Ipv4, Ipv4Channel, Ipv4Udp, PROTOCOL_UDP, be16, ether_type,
+    Channel, IPV4_BYTES, Ipv4, Ipv4Channel, Ipv4Udp, PROTOCOL_UDP, Udp, be16, ether_type,
 };
 
-use crate::decide::{Datagram, Plan, STRIP, Side, WRAP, arrival, commit, lengths, plan};
+use crate::decide::{
+    Datagram, LINK_BYTES, Plan, STRIP, Side, WRAP, arrival, commit, in_force, lengths, plan,
+};
+use crate::general::{self, Place};
+use crate::leave::VERSION_IHL;
 use crate::{Frame, Tables, Verdict};
 
 const HEADER_BYTES: u16 = 20;
 const _: () = assert!(IPV4_BYTES == HEADER_BYTES as usize);
+const CHANNEL_AT: u32 = HEADER_BYTES as u32 + 8;
 
-/// Version 4, no options.
-const VERSION_IHL: u8 = 0x45;
 /// MF and the fragment offset: everything but the reserved bit and DF.
 const FRAGMENT_MASK: u16 = be16(0x3FFF);
 /// What one hop less adds to the header checksum's sum: the TTL is the first byte of its word.
 const HOP_DELTA: u16 = !u16::from_ne_bytes([1, 0]);
 
+/// An untagged packet.
 #[inline(always)]
 pub(crate) fn relay<F: Frame, T: Tables>(
     frame: &mut F,
@@ -26,72 +32,133 @@ pub(crate) fn relay<F: Frame, T: Tables>(
     config: &Config,
 ) -> Result<Verdict, Reason> {
     let old = frame.headers::<Ipv4Udp>().ok_or(Reason::Truncated)?;
-    check(frame.bytes(), old)?;
-    let load = || frame.headers::<Ipv4Channel>().map(|headers| headers.channel);
-    let side = arrival(config, &old.udp, load)?;
+    let channel = || frame.headers::<Ipv4Channel>().map(|headers| headers.channel);
+    let side = side(frame.bytes(), config, &old.ip, &old.udp, LINK_BYTES, channel)?;
     // One straight path for each side: the verifier follows values better than their merging.
     match side {
-        Side::Listening(_) => {
-            let (ip, plan) = decide(frame, tables, config, old, side)?;
-            commit(frame, tables, &plan, STRIP, |new: &mut Ipv4Udp| write(new, ip, &plan))
+        Side::Listening(..) => {
+            let route = find(tables, config, &old.ip, &old.udp, side)?;
+            if let Some((ip, plan)) = decide(frame, tables, route, old, side) {
+                if !plan.admitted(tables) {
+                    return Ok(Verdict::Drop(Reason::Policed));
+                }
+                return commit(frame, tables, &plan, STRIP, |new: &mut Ipv4Udp| {
+                    write(new, ip, &plan);
+                });
+            }
+            Ok(general::relay(frame, tables, route, place(LINK_BYTES, side)))
         }
         Side::Relayed => {
-            let (ip, plan) = decide(frame, tables, config, old, side)?;
-            commit(frame, tables, &plan, WRAP, |new: &mut Ipv4Channel| {
-                write(&mut new.outer, ip, &plan);
-                plan.write_channel(&mut new.channel);
-            })
+            let route = find(tables, config, &old.ip, &old.udp, side)?;
+            if let Some((ip, plan)) = decide(frame, tables, route, old, side) {
+                if !plan.admitted(tables) {
+                    return Ok(Verdict::Drop(Reason::Policed));
+                }
+                return commit(frame, tables, &plan, WRAP, |new: &mut Ipv4Channel| {
+                    write(&mut new.outer, ip, &plan);
+                    plan.write_channel(&mut new.channel);
+                });
+            }
+            Ok(general::relay(frame, tables, route, place(LINK_BYTES, side)))
         }
     }
 }
 
+/// A packet behind tags.
 #[inline(always)]
-fn check(frame_bytes: u32, old: &Ipv4Udp) -> Result<(), Reason> {
-    if old.ip.version_ihl != VERSION_IHL {
-        return Err(Reason::Ipv4Options);
-    }
-    if old.ip.fragment & FRAGMENT_MASK != 0 {
-        return Err(Reason::Fragment);
-    }
-    if old.ip.protocol != PROTOCOL_UDP {
-        return Err(Reason::NotUdp);
-    }
-    let total = u32::from(u16::from_be(old.ip.total_len));
-    lengths(frame_bytes, total, HEADER_BYTES, u16::from_be(old.udp.len))
-}
-
-/// Looks the route up; gives the new IP header but for its addresses, and the rest as a plan.
-#[inline(always)]
-fn decide<'t, F: Frame, T: Tables>(
+pub(crate) fn find_at<'t, F: Frame, T: Tables>(
     frame: &F,
     tables: &'t T,
     config: &Config,
-    old: &Ipv4Udp,
+    ip_at: u32,
+) -> Result<(&'t Route, Place), Reason> {
+    let ip = frame.at::<Ipv4>(ip_at).ok_or(Reason::Truncated)?;
+    let udp = frame.at::<Udp>(ip_at + u32::from(HEADER_BYTES)).ok_or(Reason::Truncated)?;
+    let channel = || frame.at::<Channel>(ip_at + CHANNEL_AT).copied();
+    let side = side(frame.bytes(), config, ip, udp, ip_at, channel)?;
+    let route = find(tables, config, ip, udp, side)?;
+    Ok((route, place(ip_at, side)))
+}
+
+#[inline(always)]
+fn place(ip_at: u32, side: Side) -> Place {
+    #[allow(clippy::cast_possible_truncation, reason = "one of three small numbers")]
+    let ip_at = ip_at as u16;
+    Place { ip_at, family: Family::V4, listening: side.is_listening() }
+}
+
+/// Proves that a packet in a frame of so many bytes is a whole UDP datagram, and says which side it arrived on.
+#[inline(always)]
+fn side(
+    frame: u32,
+    config: &Config,
+    ip: &Ipv4,
+    udp: &Udp,
+    ip_at: u32,
+    channel: impl FnOnce() -> Option<Channel>,
+) -> Result<Side, Reason> {
+    if ip.version_ihl != VERSION_IHL {
+        return Err(Reason::Ipv4Options);
+    }
+    if ip.fragment & FRAGMENT_MASK != 0 {
+        return Err(Reason::Fragment);
+    }
+    if ip.protocol != PROTOCOL_UDP {
+        return Err(Reason::NotUdp);
+    }
+    let total = u32::from(u16::from_be(ip.total_len));
+    lengths(frame, ip_at, total, HEADER_BYTES, u16::from_be(udp.len))?;
+    arrival(config, udp, channel)
+}
+
+/// Looks the route up; it is in force.
+#[inline(always)]
+fn find<'t, T: Tables>(
+    tables: &'t T,
+    config: &Config,
+    ip: &Ipv4,
+    udp: &Udp,
     side: Side,
-) -> Result<(Kept, Plan<'t>), Reason> {
+) -> Result<&'t Route, Reason> {
     let key = RouteKeyV4 {
-        src: zerocopy::transmute!(old.ip.src),
-        dst: zerocopy::transmute!(old.ip.dst),
-        src_port: old.udp.src,
-        dst_port: old.udp.dst,
+        src: zerocopy::transmute!(ip.src),
+        dst: zerocopy::transmute!(ip.dst),
+        src_port: udp.src,
+        dst_port: udp.dst,
         channel: side.channel(),
         reserved: 0,
     };
     let route = tables.route_v4(&key).ok_or(Reason::NoRoute)?;
+    in_force(tables, config, route)?;
+    Ok(route)
+}
+
+/// Gives the new IP header but for its addresses, and the rest as a plan; `None` is for the general
+/// path.
+#[inline(always)]
+fn decide<'t, F: Frame, T: Tables>(
+    frame: &F,
+    tables: &'t T,
+    route: &'t Route,
+    old: &Ipv4Udp,
+    side: Side,
+) -> Option<(Kept, Plan<'t>)> {
+    if route.flags & FLAG_V6 != 0 {
+        return None;
+    }
     let datagram = Datagram {
         ingress: frame.ingress(),
         ip_bytes: HEADER_BYTES,
-        len: old.udp.len,
-        checksum: old.udp.checksum,
+        udp: old.udp,
         hop_limit: old.ip.ttl,
     };
-    let plan = plan(tables, config, route, &datagram, side)?;
+    let plan = plan(tables, route, &datagram, side)?;
     let total_len = be16(u16::from_be(plan.udp_len) + HEADER_BYTES);
     let lengths = u32::from(total_len) + u32::from(!old.ip.total_len);
     let added = u32::from(route.ip_delta) + lengths + u32::from(HOP_DELTA);
     let checksum = checksum::update(old.ip.checksum, added);
     let Ipv4 { tos, id, fragment, .. } = old.ip;
-    Ok((Kept { tos, total_len, id, fragment, checksum }, plan))
+    Some((Kept { tos, total_len, id, fragment, checksum }, plan))
 }
 
 /// Fields of the new IP header that come from the old one.

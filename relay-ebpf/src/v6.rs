@@ -1,18 +1,27 @@
-//! The IPv6 wire (RFC 8200): reads, proves, rewrites. RFC 8656 §14 says what is copied.
+//! The IPv6 wire (RFC 8200): reads, proves, looks up, and the straight paths of packets that come
+//! untagged and leave untagged on the same wire. RFC 8656 §14 says what is copied.
 
-use relay_common::abi::{Config, Reason, RouteKeyV6};
-use relay_common::wire::net::{IPV6_BYTES, Ipv6Channel, Ipv6Udp, PROTOCOL_UDP, be16, ether_type};
+use relay_common::abi::{Config, FLAG_V6, Reason, Route, RouteKeyV6};
+use relay_common::addr::Family;
+use relay_common::wire::net::{
+    Channel, IPV6_BYTES, Ipv6, Ipv6Channel, Ipv6Udp, PROTOCOL_UDP, Udp, be16, ether_type,
+};
 
-use crate::decide::{Datagram, Plan, STRIP, Side, WRAP, arrival, commit, lengths, plan};
+use crate::decide::{
+    Datagram, LINK_BYTES, Plan, STRIP, Side, WRAP, arrival, commit, in_force, lengths, plan,
+};
+use crate::general::{self, Place};
 use crate::{Frame, Tables, Verdict};
 
 const HEADER_BYTES: u16 = 40;
 const _: () = assert!(IPV6_BYTES == HEADER_BYTES as usize);
+const CHANNEL_AT: u32 = HEADER_BYTES as u32 + 8;
 
 /// The version's bits in the first word, and its number.
 const VERSION_MASK: u16 = be16(0xF000);
 const VERSION: u16 = be16(0x6000);
 
+/// An untagged packet.
 #[inline(always)]
 pub(crate) fn relay<F: Frame, T: Tables>(
     frame: &mut F,
@@ -20,68 +29,126 @@ pub(crate) fn relay<F: Frame, T: Tables>(
     config: &Config,
 ) -> Result<Verdict, Reason> {
     let old = frame.headers::<Ipv6Udp>().ok_or(Reason::Truncated)?;
-    check(frame.bytes(), old)?;
-    let load = || frame.headers::<Ipv6Channel>().map(|headers| headers.channel);
-    let side = arrival(config, &old.udp, load)?;
+    let channel = || frame.headers::<Ipv6Channel>().map(|headers| headers.channel);
+    let side = side(frame.bytes(), config, &old.ip, &old.udp, LINK_BYTES, channel)?;
     // Version, traffic class and flow label.
     let kept = old.ip.version_class_flow;
     // One straight path for each side: the verifier follows values better than their merging.
     match side {
-        Side::Listening(_) => {
-            let plan = decide(frame, tables, config, old, side)?;
-            commit(frame, tables, &plan, STRIP, |new: &mut Ipv6Udp| write(new, kept, &plan))
+        Side::Listening(..) => {
+            let route = find(tables, config, &old.ip, &old.udp, side)?;
+            if let Some(plan) = decide(frame, tables, route, old, side) {
+                if !plan.admitted(tables) {
+                    return Ok(Verdict::Drop(Reason::Policed));
+                }
+                return commit(frame, tables, &plan, STRIP, |new: &mut Ipv6Udp| {
+                    write(new, kept, &plan);
+                });
+            }
+            Ok(general::relay(frame, tables, route, place(LINK_BYTES, side)))
         }
         Side::Relayed => {
-            let plan = decide(frame, tables, config, old, side)?;
-            commit(frame, tables, &plan, WRAP, |new: &mut Ipv6Channel| {
-                write(&mut new.outer, kept, &plan);
-                plan.write_channel(&mut new.channel);
-            })
+            let route = find(tables, config, &old.ip, &old.udp, side)?;
+            if let Some(plan) = decide(frame, tables, route, old, side) {
+                if !plan.admitted(tables) {
+                    return Ok(Verdict::Drop(Reason::Policed));
+                }
+                return commit(frame, tables, &plan, WRAP, |new: &mut Ipv6Channel| {
+                    write(&mut new.outer, kept, &plan);
+                    plan.write_channel(&mut new.channel);
+                });
+            }
+            Ok(general::relay(frame, tables, route, place(LINK_BYTES, side)))
         }
     }
 }
 
+/// A packet behind tags.
 #[inline(always)]
-fn check(frame_bytes: u32, old: &Ipv6Udp) -> Result<(), Reason> {
-    if old.ip.version_class_flow[0] & VERSION_MASK != VERSION {
-        return Err(Reason::NotIp);
-    }
-    if old.ip.next_header != PROTOCOL_UDP {
-        return Err(Reason::NotUdp);
-    }
-    let total = u32::from(u16::from_be(old.ip.payload_len)) + u32::from(HEADER_BYTES);
-    lengths(frame_bytes, total, HEADER_BYTES, u16::from_be(old.udp.len))
-}
-
-#[inline(always)]
-fn decide<'t, F: Frame, T: Tables>(
+pub(crate) fn find_at<'t, F: Frame, T: Tables>(
     frame: &F,
     tables: &'t T,
     config: &Config,
-    old: &Ipv6Udp,
+    ip_at: u32,
+) -> Result<(&'t Route, Place), Reason> {
+    let ip = frame.at::<Ipv6>(ip_at).ok_or(Reason::Truncated)?;
+    let udp = frame.at::<Udp>(ip_at + u32::from(HEADER_BYTES)).ok_or(Reason::Truncated)?;
+    let channel = || frame.at::<Channel>(ip_at + CHANNEL_AT).copied();
+    let side = side(frame.bytes(), config, ip, udp, ip_at, channel)?;
+    let route = find(tables, config, ip, udp, side)?;
+    Ok((route, place(ip_at, side)))
+}
+
+#[inline(always)]
+fn place(ip_at: u32, side: Side) -> Place {
+    #[allow(clippy::cast_possible_truncation, reason = "one of three small numbers")]
+    let ip_at = ip_at as u16;
+    Place { ip_at, family: Family::V6, listening: side.is_listening() }
+}
+
+/// Proves that a packet in a frame of so many bytes is a whole UDP datagram, and says which side it arrived on.
+#[inline(always)]
+fn side(
+    frame: u32,
+    config: &Config,
+    ip: &Ipv6,
+    udp: &Udp,
+    ip_at: u32,
+    channel: impl FnOnce() -> Option<Channel>,
+) -> Result<Side, Reason> {
+    if ip.version_class_flow[0] & VERSION_MASK != VERSION {
+        return Err(Reason::NotIp);
+    }
+    if ip.next_header != PROTOCOL_UDP {
+        return Err(Reason::NotUdp);
+    }
+    let total = u32::from(u16::from_be(ip.payload_len)) + u32::from(HEADER_BYTES);
+    lengths(frame, ip_at, total, HEADER_BYTES, u16::from_be(udp.len))?;
+    arrival(config, udp, channel)
+}
+
+/// Looks the route up; it is in force.
+#[inline(always)]
+fn find<'t, T: Tables>(
+    tables: &'t T,
+    config: &Config,
+    ip: &Ipv6,
+    udp: &Udp,
     side: Side,
-) -> Result<Plan<'t>, Reason> {
+) -> Result<&'t Route, Reason> {
     let key = RouteKeyV6 {
-        src: words(&old.ip.src),
-        dst: words(&old.ip.dst),
-        src_port: old.udp.src,
-        dst_port: old.udp.dst,
+        src: words(&ip.src),
+        dst: words(&ip.dst),
+        src_port: udp.src,
+        dst_port: udp.dst,
         channel: side.channel(),
         reserved: 0,
     };
     let route = tables.route_v6(&key).ok_or(Reason::NoRoute)?;
-    // RFC 8200 §8.1: there must be one; without it there is nothing to adjust.
-    if old.udp.checksum == 0 {
-        return Err(Reason::ChecksumMissing);
+    in_force(tables, config, route)?;
+    Ok(route)
+}
+
+/// `None` is for the general path.
+#[inline(always)]
+fn decide<'t, F: Frame, T: Tables>(
+    frame: &F,
+    tables: &'t T,
+    route: &'t Route,
+    old: &Ipv6Udp,
+    side: Side,
+) -> Option<Plan<'t>> {
+    // RFC 8200 §8.1: there must be a checksum; without it there is nothing to adjust.
+    if route.flags & FLAG_V6 == 0 || old.udp.checksum == 0 {
+        return None;
     }
     let datagram = Datagram {
         ingress: frame.ingress(),
         ip_bytes: HEADER_BYTES,
-        len: old.udp.len,
-        checksum: old.udp.checksum,
+        udp: old.udp,
         hop_limit: old.ip.hop_limit,
     };
-    plan(tables, config, route, &datagram, side)
+    plan(tables, route, &datagram, side)
 }
 
 /// An address in the words of a key.

@@ -35,7 +35,6 @@ const UNMADE: &[Reason] = &[
     Reason::BindingAnswered,
     Reason::Policed,
     Reason::BindingOverBudget,
-    Reason::UnknownVlan,
     Reason::GroupMac,
     Reason::Stun,
     Reason::NoPermission,
@@ -137,7 +136,7 @@ fn world(random: &mut Random) -> HostTables {
                 2 => route.epoch = EPOCH - 1,
                 3 => route.epoch = EPOCH + 1,
                 4 => route.action = action,
-                5 => route.action = 3 - route.action,
+                5 => route.action = if route.action == 1 { 2 } else { 1 },
                 _ => {}
             });
         }

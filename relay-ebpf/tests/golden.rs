@@ -3,95 +3,14 @@
 //! Every [`Reason`] has a row; every limit has one at it and one past it. What goes out is laid
 //! out byte by byte by the test itself, and its checksums are recomputed from scratch.
 
+#[path = "common/case.rs"]
+mod case;
 mod common;
 
+use case::*;
 use common::*;
-use relay_common::abi::{Direction, Reason, Route};
+use relay_common::abi::{Reason, Route};
 use relay_ebpf::{Verdict, step};
-
-const UP: Direction = Direction::ClientToPeer;
-const DOWN: Direction = Direction::PeerToClient;
-const TX_UP: Verdict = transmitted(Reason::ClientToPeer);
-const TX_DOWN: Verdict = transmitted(Reason::PeerToClient);
-const fn transmitted(reason: Reason) -> Verdict {
-    Verdict::Transmit { reason, bytes: 0 }
-}
-const DATA: &[u8] = b"application data!";
-
-/// A row.
-struct Case {
-    what: &'static str,
-    frame: Vec<u8>,
-    /// Its bytes are left out; the slots' counters have them.
-    verdict: Verdict,
-    /// `None`: as it came in.
-    out: Option<Vec<u8>>,
-}
-
-fn passed(what: &'static str, frame: Vec<u8>, reason: Reason) -> Case {
-    Case { what, frame, verdict: Verdict::Pass(reason), out: None }
-}
-
-fn relayed(what: &'static str, frame: &Datagram, verdict: Verdict, out: &Datagram) -> Case {
-    Case { what, frame: frame.bytes(), verdict, out: Some(sent(out)) }
-}
-
-/// A frame that the relay sends: its MAC addresses, a hop less.
-fn sent(datagram: &Datagram) -> Vec<u8> {
-    let mut frame = Datagram { hop_limit: datagram.hop_limit - 1, ..datagram.clone() }.bytes();
-    frame[..12].copy_from_slice(&[ROUTER_MAC, OUR_MAC].concat());
-    frame
-}
-
-/// What the peer gets of the client's datagram, and the client of the peer's.
-fn to_peer(ends: &Ends, data: &[u8]) -> Datagram {
-    Datagram::new(ends.relayed, ends.peer, data.to_vec())
-}
-fn to_client(ends: &Ends, data: &[u8]) -> Datagram {
-    Datagram::new(ends.server, ends.client, channel_data(CHANNEL, data))
-}
-
-fn check(tables: &HostTables, case: &Case) {
-    let mut frame = HostFrame::new(&case.frame);
-    check_frame(tables, case, &mut frame);
-}
-
-fn check_frame(tables: &HostTables, case: &Case, frame: &mut HostFrame) {
-    let what = case.what;
-    tables.counts.borrow_mut().clear();
-    let verdict = step(frame, tables);
-    assert_eq!(without_bytes(verdict), case.verdict, "{what}");
-    let out = case.out.as_ref().unwrap_or(&case.frame);
-    assert_eq!(hex(frame.as_bytes()), hex(out), "{what}");
-    let counts = tables.counts.borrow();
-    match case.verdict {
-        Verdict::Transmit { reason, .. } | Verdict::Redirect { reason, .. } => {
-            assert!(checksums_hold(frame.as_bytes()), "{what}: checksums");
-            let count = counts[&(SLOT, reason.direction().expect(what))];
-            assert_eq!((count.packets, count.bytes), (1, verdict.bytes().into()), "{what}");
-            assert_eq!(counts.len(), 1, "{what}");
-        }
-        Verdict::Pass(_) | Verdict::Drop(_) | Verdict::Abort(_) => {
-            assert!(counts.is_empty(), "{what}");
-        }
-    }
-}
-
-fn without_bytes(verdict: Verdict) -> Verdict {
-    match verdict {
-        Verdict::Transmit { reason, .. } => Verdict::Transmit { reason, bytes: 0 },
-        Verdict::Redirect { reason, port, .. } => Verdict::Redirect { reason, bytes: 0, port },
-        Verdict::Pass(_) | Verdict::Drop(_) | Verdict::Abort(_) => verdict,
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
-}
-
-fn families() -> [Ends; 2] {
-    [Ends::v4(), Ends::v6()]
-}
 
 /// Tables with one binding, changed by `change`.
 fn bound(ends: &Ends, next_hop: u16, change: impl Fn(&mut Route)) -> HostTables {
@@ -121,7 +40,7 @@ fn valid_packets_are_relayed_both_ways_in_both_families() {
 fn a_next_hop_on_another_interface_is_redirected_to() {
     for ends in families() {
         let tables = bound(&ends, hop::OTHER, |_| {});
-        let verdict = |reason| Verdict::Redirect { reason, bytes: 0, port: PORT };
+        let verdict = |reason| Verdict::Redirect(reason);
         let (ask, answer) = (ends.ask(CHANNEL, DATA), ends.answer(DATA));
         check(&tables, &relayed("up", &ask, verdict(Reason::ClientToPeer), &to_peer(&ends, DATA)));
         check(
@@ -164,10 +83,10 @@ fn udp_checksums_are_adjusted_at_their_edges() {
         for word in 0..=u16::MAX {
             let data = word.to_be_bytes();
             let mut frame = HostFrame::new(&ends.ask(CHANNEL, &data).bytes());
-            assert_eq!(without_bytes(step(&mut frame, &tables)), TX_UP);
+            assert_eq!(step(&mut frame, &tables), TX_UP);
             assert_eq!(frame.as_bytes(), sent(&to_peer(&ends, &data)), "up, {word:#06x}");
             let mut frame = HostFrame::new(&ends.answer(&data).bytes());
-            assert_eq!(without_bytes(step(&mut frame, &tables)), TX_DOWN);
+            assert_eq!(step(&mut frame, &tables), TX_DOWN);
             assert_eq!(frame.as_bytes(), sent(&to_client(&ends, &data)), "down, {word:#06x}");
         }
     }
@@ -198,7 +117,7 @@ fn a_wrong_checksum_stays_wrong() {
             let mut bytes = frame.bytes();
             *bytes.last_mut().unwrap() ^= 1;
             let mut frame = HostFrame::new(&bytes);
-            assert!(matches!(step(&mut frame, &tables), Verdict::Transmit { .. }));
+            assert!(matches!(step(&mut frame, &tables), Verdict::Transmit(_)));
             assert!(!checksums_hold(frame.as_bytes()));
         }
     }
@@ -260,9 +179,11 @@ fn short_frames_and_other_protocols_go_up() {
             frame
         };
         check(&tables, &passed("ARP", with(13, 0x06), Reason::NotIp));
+        check(&tables, &passed("broadcast", with(0, 0xFF), Reason::GroupMac));
+        check(&tables, &passed("multicast", with(0, 0x01), Reason::GroupMac));
         let mut tagged = ends.ask(CHANNEL, DATA).bytes();
         tagged.splice(12..12, [0x81, 0x00, 0x00, 0x07]);
-        check(&tables, &passed("a VLAN tag", tagged, Reason::NotIp));
+        check(&tables, &passed("a VLAN tag", tagged, Reason::UnknownVlan));
         let protocol = if smallest == 42 { 23 } else { 20 };
         check(&tables, &passed("TCP", with(protocol, 6), Reason::NotUdp));
         check(&tables, &passed("an extension header", with(protocol, 44), Reason::NotUdp));
@@ -380,8 +301,8 @@ fn what_is_not_channel_data_goes_up() {
             check(&tables, &passed("number", ends.ask(number, DATA).bytes(), reason));
         }
         let mut message = channel_data(CHANNEL, b"data");
-        message.push(0);
-        check(&tables, &passed("padding", send(&message), Reason::ChannelLength));
+        message.extend([0; 4]);
+        check(&tables, &passed("too long", send(&message), Reason::ChannelLength));
         message.truncate(7);
         check(&tables, &passed("too short", send(&message), Reason::ChannelLength));
     }
@@ -430,7 +351,7 @@ fn what_makes_a_route_unusable() {
             case("older epoch", Reason::StaleEpoch, hop::SAME, |r| r.epoch = EPOCH - 1);
             case("newer epoch", Reason::StaleEpoch, hop::SAME, |r| r.epoch = EPOCH + 1);
             case("action 0", Reason::UnknownAction, hop::SAME, |r| r.action = 0);
-            case("action 3", Reason::UnknownAction, hop::SAME, |r| r.action = 3);
+            case("action 9", Reason::UnknownAction, hop::SAME, |r| r.action = 9);
             case("other side's", Reason::UnknownAction, hop::SAME, |r| r.action = 3 - r.action);
             case("unresolved", Reason::NextHopUnresolved, hop::UNRESOLVED, |_| {});
             case("no such hop", Reason::NextHopUnresolved, hop::ABSENT, |_| {});
@@ -481,6 +402,7 @@ fn a_frame_that_cannot_be_changed_goes_up_and_a_changed_one_never() {
         for (frame, by) in [(ends.ask(CHANNEL, DATA).bytes(), 4), (ends.answer(DATA).bytes(), -4)] {
             let mut host = HostFrame::new(&frame);
             host.no_room = true;
+            tables.reasons.take();
             let case = passed("no room", frame.clone(), Reason::NoRoom);
             check_frame(&tables, &case, &mut host);
 
@@ -488,6 +410,7 @@ fn a_frame_that_cannot_be_changed_goes_up_and_a_changed_one_never() {
             host.no_write = true;
             assert_eq!(step(&mut host, &tables), Verdict::Abort(Reason::Aborted));
             assert_eq!(host.as_bytes().len() as i64, frame.len() as i64 - by, "it had moved");
+            assert_eq!(tables.reasons.take()[&Reason::Aborted].packets, 1);
             assert!(tables.counts.borrow().is_empty(), "what is dropped is not counted as relayed");
         }
     }

@@ -75,6 +75,8 @@ fn rust(toolchain: &Toolchain, warnings: Warnings, package: &str, bin: &str) -> 
     let flags = [
         // Which kernel's register layout and system-call numbers aya-ebpf assumes.
         format!("--cfg=bpf_target_arch=\"{ARCH}\""),
+        // Atomic instructions and 32-bit registers; every kernel that the program runs on has them.
+        "-Ctarget-cpu=v3".to_owned(),
         // BTF is made from debug information, by the linker.
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),

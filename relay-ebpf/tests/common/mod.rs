@@ -15,7 +15,7 @@ use relay_common::abi::{
     RouteKeyV6, TAGS_MAX, Tag,
 };
 use relay_common::addr::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport};
-use relay_common::route::{self, Binding, Entry, Leg, Stamp};
+use relay_common::route::{self, Binding, Entry, HairpinEnd, Leg, Stamp};
 use relay_common::wire::channel_data::{ChannelNumber, ChannelRange};
 use relay_ebpf::{FibQuery, Frame, Policing, Tables, Verdict, Word};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -35,6 +35,8 @@ pub const FUTURE: u64 = u64::MAX / 2;
 pub const RANDOM: u32 = 0x5EED_CAFE;
 /// The slot of every route.
 pub const SLOT: u32 = 3;
+/// The slot of a hairpin's receiver.
+pub const PEER_SLOT: u32 = 4;
 pub const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 pub const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
@@ -58,6 +60,8 @@ pub struct Datagram {
     pub checksum: bool,
     /// Bytes behind the IP packet.
     pub tail: usize,
+    /// VLAN tags: protocol, then priority and identifier.
+    pub tags: Vec<(u16, u16)>,
 }
 
 impl Datagram {
@@ -73,6 +77,7 @@ impl Datagram {
             flow: 0xABCDE,
             checksum: true,
             tail: 0,
+            tags: Vec::new(),
         }
     }
 
@@ -122,7 +127,22 @@ impl Datagram {
             frame[udp + 6..udp + 8].copy_from_slice(&sum.to_be_bytes());
         }
         frame.resize(frame.len() + self.tail, 0xEE);
+        let tags: Vec<u8> = self
+            .tags
+            .iter()
+            .flat_map(|(a, b)| [a.to_be_bytes(), b.to_be_bytes()].concat())
+            .collect();
+        frame.splice(12..12, tags);
         frame
+    }
+
+    /// What a relay makes of it on the other wire, but for its addresses: the traffic class stays,
+    /// the rest is what the other wire has.
+    pub fn crossed(self) -> Self {
+        match self.src {
+            SocketAddr::V4(_) => Self { id: 0, fragment: 0x4000, ..self },
+            SocketAddr::V6(_) => Self { flow: 0, ..self },
+        }
     }
 }
 
@@ -144,6 +164,8 @@ fn sum(bytes: &[u8]) -> u16 {
 
 /// Recomputes every checksum of a frame from scratch.
 pub fn checksums_hold(frame: &[u8]) -> bool {
+    let tags = frame[12..].chunks(4).take_while(|tag| matches!(tag[..2], [0x81, 0] | [0x88, 0xA8]));
+    let frame = &frame[4 * tags.count()..];
     let pair = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
     let (ip_holds, end, udp, mut pseudo) = match pair(12) {
         0x0800 => (sum(&frame[14..34]) == 0xFFFF, 14 + pair(16), 34, frame[26..34].to_vec()),
@@ -279,6 +301,9 @@ pub struct HostTables {
     pub policers: HashMap<(u32, Direction), HostPolicer>,
     pub budgets: Vec<Cell<u64>>,
     pub counts: RefCell<HashMap<(u32, Direction), Count>>,
+    pub reasons: RefCell<HashMap<Reason, Count>>,
+    /// The last target of a redirect.
+    pub aimed: Cell<Option<u32>>,
 }
 
 impl Tables for HostTables {
@@ -328,14 +353,20 @@ impl Tables for HostTables {
         RANDOM
     }
     fn aim(&self, port: u32) -> bool {
+        self.aimed.set(Some(port));
         self.ports.contains(&port)
     }
-    fn count(&self, slot: u32, direction: Direction, bytes: u32) {
-        let mut counts = self.counts.borrow_mut();
-        let count = counts.entry((slot, direction)).or_default();
-        count.packets += 1;
-        count.bytes += u64::from(bytes);
+    fn note(&self, reason: Reason, bytes: u32) {
+        add(self.reasons.borrow_mut().entry(reason).or_default(), bytes);
     }
+    fn count(&self, slot: u32, direction: Direction, bytes: u32) {
+        add(self.counts.borrow_mut().entry((slot, direction)).or_default(), bytes);
+    }
+}
+
+fn add(count: &mut Count, bytes: u32) {
+    count.packets += 1;
+    count.bytes += u64::from(bytes);
 }
 
 /// What the tables of every test hold next hops for.
@@ -352,16 +383,33 @@ pub mod hop {
     pub const NARROW: u16 = 4;
     /// An MTU of more than IPv4 can fill.
     pub const WIDE: u16 = 5;
+    /// [`SAME`] and [`OTHER`] with the tags of [`super::ONE_TAG`] and [`super::TWO_TAGS`].
+    pub const ONE_TAG: u16 = 6;
+    pub const TWO_TAGS: u16 = 7;
     /// An index that no next hop can have.
     pub const ABSENT: u16 = u16::MAX;
     /// Every one.
-    pub const ALL: [u16; 7] = [SAME, OTHER, UNRESOLVED, NO_PORT, NARROW, WIDE, ABSENT];
+    pub const ALL: [u16; 9] =
+        [SAME, OTHER, UNRESOLVED, NO_PORT, NARROW, WIDE, ONE_TAG, TWO_TAGS, ABSENT];
 }
 
 /// Words of a MAC address.
-fn mac(bytes: [u8; 6]) -> [u16; 3] {
+pub fn mac(bytes: [u8; 6]) -> [u16; 3] {
     let [a, b, c, d, e, f] = bytes;
     [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)
+}
+
+/// What leaves by [`hop::ONE_TAG`] and [`hop::TWO_TAGS`]; frames with these tags are taken in.
+pub const ONE_TAG: &[(u16, u16)] = &[(0x8100, 0x0FFE)];
+pub const TWO_TAGS: &[(u16, u16)] = &[(0x88A8, 0x0123), (0x8100, 7)];
+
+/// Tags as they stand in maps.
+pub fn tags(tags: &[(u16, u16)]) -> [Tag; TAGS_MAX] {
+    let mut all = [Tag::default(); TAGS_MAX];
+    for (tag, (protocol, id)) in all.iter_mut().zip(tags) {
+        *tag = Tag { protocol: protocol.to_be(), id: id.to_be() };
+    }
+    all
 }
 
 /// Tables with next hops and a configuration, without routes.
@@ -399,15 +447,21 @@ pub fn tables() -> HostTables {
             NextHop { ifindex: EGRESS, port: PORT + 1, ..same },
             NextHop { mtu: 100, ..same },
             NextHop { mtu: 1 << 20, ..same },
+            NextHop { tags: tags(ONE_TAG), tag_count: 1, ..same },
+            NextHop { tags: tags(TWO_TAGS), tag_count: 2, ifindex: EGRESS, port: PORT, ..same },
         ],
         permissions_v4: HashMap::new(),
         permissions_v6: HashMap::new(),
         ports: vec![PORT],
-        links: Vec::new(),
+        links: [ONE_TAG, TWO_TAGS]
+            .map(|all| LinkKey { ifindex: INGRESS, tags: tags(all) })
+            .to_vec(),
         fib: HashMap::new(),
         policers: HashMap::new(),
         budgets: vec![Cell::new(0); BUDGETS_MAX.try_into().unwrap()],
         counts: RefCell::default(),
+        reasons: RefCell::default(),
+        aimed: Cell::new(None),
     }
 }
 
@@ -438,6 +492,11 @@ impl Ends {
             relayed: at(1, 50000),
             peer: at(0x9E, 7000),
         }
+    }
+
+    /// The client and server of one, the relayed address and peer of another.
+    pub fn mixed(client_side: &Self, peer_side: &Self) -> Self {
+        Self { relayed: peer_side.relayed, peer: peer_side.peer, ..*client_side }
     }
 
     /// From the client.
@@ -474,18 +533,37 @@ pub fn binding(ends: &Ends, next_hop: u16) -> Binding {
 
 /// Puts both routes of a binding into the tables, changed by `change`.
 pub fn install(tables: &mut HostTables, binding: &Binding, change: impl Fn(&mut Route)) {
-    for entry in route::channel(binding).expect("tests bind within a family") {
-        match entry {
-            Entry::V4(key, mut route) => {
-                change(&mut route);
-                tables.v4.insert(key, route);
-            }
-            Entry::V6(key, mut route) => {
-                change(&mut route);
-                tables.v6.insert(key, route);
-            }
+    for entry in route::channel(binding).expect("relayed address and peer are of a family") {
+        put(tables, entry, &change);
+    }
+}
+
+/// Puts an entry into the tables, its route changed by `change`.
+pub fn put(tables: &mut HostTables, entry: Entry, change: impl Fn(&mut Route)) {
+    match entry {
+        Entry::V4(key, mut route) => {
+            change(&mut route);
+            tables.v4.insert(key, route);
+        }
+        Entry::V6(key, mut route) => {
+            change(&mut route);
+            tables.v6.insert(key, route);
         }
     }
+}
+
+/// The channel of a hairpin's receiver.
+pub const OTHER_CHANNEL: u16 = 0x4ABC;
+
+/// From the client of `from` on [`CHANNEL`] to the client of `to` on [`OTHER_CHANNEL`].
+pub fn hairpin(from: &Ends, to: &Ends, next_hop: u16) -> Entry {
+    let end = |ends: &Ends, channel, slot| HairpinEnd {
+        five_tuple: binding(ends, 0).five_tuple,
+        channel: ChannelNumber::new(channel, ChannelRange::Rfc8656).unwrap(),
+        stamp: Stamp { slot, epoch: EPOCH, policed: false },
+    };
+    let (from, to) = (end(from, CHANNEL, SLOT), end(to, OTHER_CHANNEL, PEER_SLOT));
+    route::hairpin(&from, &to, Leg { deadline_ns: FUTURE, next_hop }).expect("over UDP")
 }
 
 /// The XDP action of a verdict, as the kernel numbers them.
@@ -494,12 +572,7 @@ pub fn action(verdict: Verdict) -> u32 {
         Verdict::Abort(_) => 0,
         Verdict::Drop(_) => 1,
         Verdict::Pass(_) => 2,
-        Verdict::Transmit { .. } => 3,
-        Verdict::Redirect { .. } => 4,
+        Verdict::Transmit(_) => 3,
+        Verdict::Redirect(_) => 4,
     }
-}
-
-/// The reasons that a relayed frame is counted under.
-pub fn relayed(reason: Reason) -> bool {
-    reason.direction().is_some()
 }

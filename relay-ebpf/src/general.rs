@@ -1,0 +1,359 @@
+//! The general path: every shape that the straight paths of `v4` and `v6` do not write. Tags in
+//! and out, crossings between the families, hairpins, padding, next hops of the kernel's own routing
+//! table; and the reason for everything that cannot be relayed by a route.
+//!
+//! Reads the frame anew: its caller has proven the lengths and found a route that is in force.
+
+use relay_common::abi::{
+    ACTION_STRIP, ACTION_SWAP, ACTION_WRAP, Direction, FLAG_POLICED, FLAG_V6, Reason, Route,
+};
+use relay_common::addr::Family;
+use relay_common::wire::checksum;
+use relay_common::wire::net::{Channel, Ipv4, Ipv6, PROTOCOL_UDP, Udp, be16};
+
+use crate::leave::{Exit, UDP_BYTES, VERSION_IHL, exit, ip_bytes, ipv6, leave, version_class};
+use crate::{FibQuery, Frame, Tables, Verdict, police};
+
+const CHANNEL_BYTES: u32 = 4;
+/// The datagram may not be fragmented, and is none.
+const DONT_FRAGMENT: u16 = be16(0x4000);
+
+/// Where and as what a datagram arrived.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    /// Where its IP header begins.
+    pub(crate) ip_at: u16,
+    pub(crate) family: Family,
+    /// On a listening port, as ChannelData; else on a relayed port.
+    pub(crate) listening: bool,
+}
+
+/// What the frame held.
+struct Old {
+    class: u8,
+    hop_limit: u8,
+    /// IPv4's; zero for IPv6.
+    total_len: u16,
+    id: u16,
+    fragment: u16,
+    ip_checksum: u16,
+    /// IPv6's; zero for IPv4.
+    version_class_flow: [u16; 2],
+    udp: Udp,
+    channel: Channel,
+}
+
+/// What leaves.
+struct New {
+    /// UDP header and payload.
+    udp_len: u16,
+    udp_checksum: u16,
+    hops: u8,
+}
+
+/// What a route's action does to a datagram.
+struct Change {
+    reason: Reason,
+    /// Application data.
+    data: u32,
+    /// Behind the application data.
+    padding: u32,
+    /// Whether a channel header leaves.
+    wraps: bool,
+    /// Relays that it passes here.
+    hops: u8,
+    /// What the channel header adds to the sum of UDP's checksum, less what it took away.
+    sum: u32,
+}
+
+/// Relays by a route, or says why not. Out of line: one copy, with a stack of its own.
+#[inline(never)]
+pub(crate) fn relay<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    route: &Route,
+    place: Place,
+) -> Verdict {
+    rewrite(frame, tables, route, place).unwrap_or_else(|verdict| verdict)
+}
+
+#[inline(always)]
+fn rewrite<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    route: &Route,
+    place: Place,
+) -> Result<Verdict, Verdict> {
+    let old = read(frame, place).ok_or(Verdict::Pass(Reason::Truncated))?;
+    let change = change(route, &old, place.listening).map_err(Verdict::Pass)?;
+    let family = if route.flags & FLAG_V6 == 0 { Family::V4 } else { Family::V6 };
+    let exit = decide(frame, tables, route, &old, &change, [place.family, family])
+        .map_err(Verdict::Pass)?;
+    let payload_at = u32::from(place.ip_at) + ip_bytes(place.family) + UDP_BYTES;
+    let kept_at = payload_at + if place.listening { CHANNEL_BYTES } else { 0 };
+    let end = kept_at + change.data;
+    let removed = padding(frame, end, &change).ok_or(Verdict::Pass(Reason::Length))?;
+    let tail = frame.bytes().wrapping_sub(end);
+    let gap = if change.wraps { CHANNEL_BYTES } else { 0 };
+    let udp_len = UDP_BYTES + gap + change.data;
+    #[allow(clippy::cast_possible_truncation, reason = "`decide` has seen that it fits")]
+    let udp_len = udp_len as u16;
+    let added = u32::from(route.udp_delta) + change.sum + removed;
+    let new = New {
+        udp_len,
+        udp_checksum: udp_checksum(&old.udp, be16(udp_len), added),
+        hops: change.hops,
+    };
+    if !policed(tables, route, &change) {
+        return Err(Verdict::Drop(Reason::Policed));
+    }
+    let udp = Udp {
+        src: route.src_port,
+        dst: route.dst_port,
+        len: be16(new.udp_len),
+        checksum: new.udp_checksum,
+    };
+    let at = match family {
+        Family::V4 => {
+            let ip = to_ipv4(route, &old, &new, place.family);
+            leave(frame, exit.hop, &ip, &udp, kept_at, gap, tail)?
+        }
+        Family::V6 => {
+            let ip = to_ipv6(route, &old, &new);
+            leave(frame, exit.hop, &ip, &udp, kept_at, gap, tail)?
+        }
+    };
+    if change.wraps {
+        let channel = frame.at_mut::<Channel>(at).ok_or(Verdict::Abort(Reason::Aborted))?;
+        #[allow(clippy::cast_possible_truncation, reason = "less than `udp_len`")]
+        let len = be16(change.data as u16);
+        *channel = Channel { number: route.channel, len };
+    }
+    count(tables, route, &change);
+    tables.note(change.reason, change.data);
+    Ok(exit.verdict(change.reason))
+}
+
+#[inline(always)]
+fn read<F: Frame>(frame: &F, place: Place) -> Option<Old> {
+    let at = u32::from(place.ip_at);
+    let udp_at = at + ip_bytes(place.family);
+    let udp = *frame.at::<Udp>(udp_at)?;
+    let channel = if place.listening {
+        *frame.at::<Channel>(udp_at + UDP_BYTES)?
+    } else {
+        Channel { number: 0, len: 0 }
+    };
+    Some(match place.family {
+        Family::V4 => {
+            let ip = frame.at::<Ipv4>(at)?;
+            Old {
+                class: ip.tos,
+                hop_limit: ip.ttl,
+                total_len: ip.total_len,
+                id: ip.id,
+                fragment: ip.fragment,
+                ip_checksum: ip.checksum,
+                version_class_flow: version_class(ip.tos),
+                udp,
+                channel,
+            }
+        }
+        Family::V6 => {
+            let ip = frame.at::<Ipv6>(at)?;
+            let class = u16::from_be(ip.version_class_flow[0]) >> 4 & 0xFF;
+            Old {
+                #[allow(clippy::cast_possible_truncation, reason = "eight bits")]
+                class: class as u8,
+                hop_limit: ip.hop_limit,
+                total_len: 0,
+                id: 0,
+                fragment: DONT_FRAGMENT,
+                ip_checksum: 0,
+                version_class_flow: ip.version_class_flow,
+                udp,
+                channel,
+            }
+        }
+    })
+}
+
+#[inline(always)]
+fn change(route: &Route, old: &Old, listening: bool) -> Result<Change, Reason> {
+    let payload = u32::from(u16::from_be(old.udp.len)).wrapping_sub(UDP_BYTES) & 0xFFFF;
+    let data = if listening { u16::from_be(old.channel.len).into() } else { payload };
+    let padding =
+        if listening { payload.wrapping_sub(CHANNEL_BYTES).wrapping_sub(data) } else { 0 };
+    let change = match (listening, route.action) {
+        (true, ACTION_STRIP) => Change {
+            reason: Reason::ClientToPeer,
+            wraps: false,
+            hops: 1,
+            sum: u32::from(!old.channel.number) + u32::from(!old.channel.len),
+            data,
+            padding,
+        },
+        (true, ACTION_SWAP) => {
+            // The numbers are in the route's delta; the length stays.
+            Change { reason: Reason::Hairpin, wraps: true, hops: 2, sum: 0, data, padding }
+        }
+        (false, ACTION_WRAP) => Change {
+            reason: Reason::PeerToClient,
+            wraps: true,
+            hops: 1,
+            #[allow(clippy::cast_possible_truncation, reason = "part of a UDP length")]
+            sum: u32::from(route.channel) + u32::from(be16(data as u16)),
+            data,
+            padding,
+        },
+        _ => return Err(Reason::UnknownAction),
+    };
+    // RFC 8656 §14: the hop limit is decremented; userspace sees what may travel no further.
+    if old.hop_limit <= change.hops { Err(Reason::HopLimit) } else { Ok(change) }
+}
+
+#[inline(always)]
+fn decide<'t, F: Frame, T: Tables>(
+    frame: &F,
+    tables: &'t T,
+    route: &Route,
+    old: &Old,
+    change: &Change,
+    [from, to]: [Family; 2],
+) -> Result<Exit<'t>, Reason> {
+    // RFC 8200 §8.1: IPv6 must have one; without it there is nothing to adjust.
+    if old.udp.checksum == 0 && (from == Family::V6 || to == Family::V6) {
+        return Err(Reason::ChecksumMissing);
+    }
+    let gap = if change.wraps { CHANNEL_BYTES } else { 0 };
+    let bytes = ip_bytes(to) + UDP_BYTES + gap + change.data;
+    let query = || FibQuery {
+        family: to,
+        src: route.src,
+        dst: route.dst,
+        src_port: route.src_port,
+        dst_port: route.dst_port,
+        class: old.class,
+        bytes: 0,
+    };
+    exit(tables, route.next_hop, frame.ingress(), bytes, query)
+}
+
+/// What the padding behind the application data takes from the sum of UDP's checksum: it may be
+/// anything, and begins at any byte of a word.
+#[inline(always)]
+fn padding<F: Frame>(frame: &F, at: u32, change: &Change) -> Option<u32> {
+    let [a, b, c] = match change.padding {
+        0 => return Some(0),
+        1 => {
+            let [a] = frame.read(at)?;
+            [a, 0, 0]
+        }
+        2 => {
+            let [a, b] = frame.read(at)?;
+            [a, b, 0]
+        }
+        _ => frame.read(at)?,
+    };
+    let words = if change.data & 1 == 0 { [[a, b], [c, 0]] } else { [[0, a], [b, c]] };
+    Some(u32::from(!u16::from_ne_bytes(words[0])) + u32::from(!u16::from_ne_bytes(words[1])))
+}
+
+/// The checksum is adjusted, never computed: what was wrong on the way here stays wrong.
+#[inline(always)]
+pub(crate) fn udp_checksum(old: &Udp, len: u16, added: u32) -> u16 {
+    if old.checksum == 0 {
+        return 0;
+    }
+    // UDP's length counts twice: in its header and in the pseudo-header.
+    let lengths = 2 * (u32::from(len) + u32::from(!old.len));
+    match checksum::update(old.checksum, added + lengths) {
+        // RFC 768: zero would say that there is none.
+        0 => 0xFFFF,
+        sum => sum,
+    }
+}
+
+#[inline(always)]
+fn to_ipv4(route: &Route, old: &Old, new: &New, from: Family) -> Ipv4 {
+    let total_len = be16(new.udp_len + 20);
+    let ttl = old.hop_limit - new.hops;
+    let delta = u32::from(route.ip_delta);
+    let checksum = match from {
+        Family::V4 => {
+            let hops = u32::from(!u16::from_ne_bytes([new.hops, 0]));
+            let lengths = u32::from(total_len) + u32::from(!old.total_len);
+            checksum::update(old.ip_checksum, delta + lengths + hops)
+        }
+        // Nothing to adjust: the sum of the whole header.
+        Family::V6 => {
+            let first = u32::from(u16::from_ne_bytes([VERSION_IHL, old.class]));
+            let hops = u32::from(u16::from_ne_bytes([ttl, PROTOCOL_UDP]));
+            let sum = first + u32::from(total_len) + u32::from(old.fragment) + hops + delta;
+            !checksum::fold(sum)
+        }
+    };
+    Ipv4 {
+        version_ihl: VERSION_IHL,
+        tos: old.class,
+        total_len,
+        id: old.id,
+        fragment: old.fragment,
+        ttl,
+        protocol: PROTOCOL_UDP,
+        checksum,
+        src: zerocopy::transmute!(route.src[0]),
+        dst: zerocopy::transmute!(route.dst[0]),
+    }
+}
+
+#[inline(always)]
+fn to_ipv6(route: &Route, old: &Old, new: &New) -> Ipv6 {
+    let hop_limit = old.hop_limit - new.hops;
+    ipv6(old.version_class_flow, new.udp_len, hop_limit, &route.src, &route.dst)
+}
+
+/// Whether the allocations that a packet passes may have it; both are asked before one is charged.
+#[inline(always)]
+fn policed<T: Tables>(tables: &T, route: &Route, change: &Change) -> bool {
+    if route.flags & FLAG_POLICED == 0 {
+        return true;
+    }
+    let now_ns = tables.now_ns();
+    let (first, second) = parties(route, change);
+    let room = |(slot, direction)| police::has_room(tables, slot, direction, now_ns);
+    if !room(first) || !second.is_none_or(room) {
+        return false;
+    }
+    let charge = |(slot, direction)| police::charge(tables, slot, direction, now_ns, change.data);
+    charge(first);
+    if let Some(second) = second {
+        charge(second);
+    }
+    true
+}
+
+#[inline(always)]
+fn count<T: Tables>(tables: &T, route: &Route, change: &Change) {
+    let (first, second) = parties(route, change);
+    tables.count(first.0, first.1, change.data);
+    if let Some((slot, direction)) = second {
+        tables.count(slot, direction, change.data);
+    }
+}
+
+type Party = (u32, Direction);
+
+/// Which allocations a packet passes, and which way. A hairpin is the sender's packet to a peer, and
+/// the receiver's from one.
+#[inline(always)]
+fn parties(route: &Route, change: &Change) -> (Party, Option<Party>) {
+    match change.reason {
+        Reason::PeerToClient => ((route.slot, Direction::PeerToClient), None),
+        Reason::Hairpin => (
+            (route.slot, Direction::ClientToPeer),
+            Some((route.peer_slot, Direction::PeerToClient)),
+        ),
+        _ => ((route.slot, Direction::ClientToPeer), None),
+    }
+}
