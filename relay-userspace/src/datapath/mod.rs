@@ -10,6 +10,7 @@ mod netlink;
 mod next_hops;
 mod pod;
 mod rtnl;
+mod table;
 
 pub(crate) use attach::{Interface, Mode};
 pub(crate) use error::DatapathError;
