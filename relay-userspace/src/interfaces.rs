@@ -12,7 +12,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use tokio::time::sleep;
 
-use crate::datapath::Interface;
+use crate::datapath::{Interface, Links};
 
 /// How often addresses that are still being checked for duplicates are looked at again.
 const CHECK_INTERVAL: Duration = Duration::from_millis(300);
@@ -24,6 +24,8 @@ const CHECKS_MAX: u32 = 10;
 pub(crate) struct Carrier {
     /// The interface.
     pub(crate) interface: Interface,
+    /// What carries its frames: itself, or what a VLAN device lies on.
+    pub(crate) bottom: u32,
     /// Whether it is a loopback.
     pub(crate) is_loopback: bool,
     /// Whether a default route leaves by it: it leads outside, as bridges to containers and
@@ -84,6 +86,8 @@ impl Interfaces {
         }
         connection.abort();
         let mut carriers = Vec::new();
+        let mut stacked = Links::default();
+        links.iter().for_each(|link| stacked.insert(link));
         for link in links {
             let name = link.attributes.into_iter().find_map(|attribute| match attribute {
                 LinkAttribute::IfName(name) => Some(name),
@@ -93,6 +97,7 @@ impl Interfaces {
             let mine = addresses.iter().filter(|address| address.header.index == index);
             carriers.push(Carrier {
                 interface: Interface { name: name.unwrap_or_default(), index },
+                bottom: stacked.bottom(index),
                 is_loopback: link.header.flags.contains(LinkFlags::Loopback),
                 is_outward: outward.contains(&index),
                 addresses: mine.filter_map(usable).collect(),
@@ -142,8 +147,8 @@ impl Interfaces {
         expanded.into_iter().collect()
     }
 
-    /// The interfaces to attach to: the named ones, or else those that carry the addresses.
-    /// Loopback never: its packets have no checksums and no link.
+    /// The interfaces to attach to: the named ones, or else those that carry the addresses; of VLAN
+    /// devices, what they lie on. Loopback never: its packets have no checksums and no link.
     ///
     /// # Errors
     /// A name that does not exist.
@@ -165,7 +170,10 @@ impl Interfaces {
         let carries = |carrier: &&Carrier| {
             !carrier.is_loopback && carrier.addresses.iter().any(|ip| addresses.contains(ip))
         };
-        Ok(self.0.iter().filter(carries).map(|carrier| carrier.interface.clone()).collect())
+        let bottoms: BTreeSet<u32> =
+            self.0.iter().filter(carries).map(|carrier| carrier.bottom).collect();
+        let is_bottom = |carrier: &&Carrier| bottoms.contains(&carrier.interface.index);
+        Ok(self.0.iter().filter(is_bottom).map(|carrier| carrier.interface.clone()).collect())
     }
 }
 
@@ -223,6 +231,7 @@ mod tests {
     fn machine() -> Interfaces {
         let carrier = |name: &str, index, is_loopback, addresses: &[&str]| Carrier {
             interface: Interface { name: name.into(), index },
+            bottom: index,
             is_loopback,
             is_outward: name == "eth0",
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
@@ -291,6 +300,17 @@ mod tests {
         };
         assert_eq!(names(&[], &["192.0.2.9", "127.0.0.1"]).unwrap(), ["eth1"]);
         assert_eq!(names(&["eth0"], &["192.0.2.9"]).unwrap(), ["eth0"]);
+        let mut tagged = machine();
+        tagged.0.push(Carrier {
+            interface: Interface { name: "eth1.5".into(), index: 4 },
+            bottom: 3,
+            is_loopback: false,
+            is_outward: false,
+            addresses: vec!["198.51.100.1".parse().unwrap()],
+        });
+        let below: Vec<IpAddr> = ["198.51.100.1", "192.0.2.9"].map(|a| a.parse().unwrap()).to_vec();
+        let below = tagged.select(&[], &below).unwrap();
+        assert_eq!(below, [Interface { name: "eth1".into(), index: 3 }], "once, below the VLAN");
         let error = names(&["eth7"], &[]).unwrap_err().to_string();
         assert!(error.contains("eth7") && error.contains("lo, eth0, eth1"), "{error}");
     }

@@ -6,12 +6,15 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{Array, DevMap, MapData};
+use aya::maps::{Array, DevMap, HashMap as BpfHashMap, MapData};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
-use relay_common::abi::{ABI_VERSION, Config, Count, Direction, NextHop, PROGRAM, Reason, map};
+use relay_common::abi::{
+    ABI_VERSION, Config, Count, Direction, LinkKey, NextHop, PROGRAM, Reason, map,
+};
 use relay_turn::Binding;
 use tokio::sync::mpsc::UnboundedSender;
+use tracing::warn;
 
 use super::KernelLog;
 use super::attach::{Attachment, Interface, Mode, attach};
@@ -60,12 +63,16 @@ pub(crate) struct KernelReport {
     pub(crate) next_hops_unresolved: u64,
 }
 
+type Vlans = BpfHashMap<MapData, Plain<LinkKey>, u32>;
+
 /// The loaded, attached program and its maps. Dropping it detaches and forgets everything.
 pub(crate) struct Kernel {
     attachments: Vec<Attachment>,
     own: Vec<IpAddr>,
     log: Mutex<Option<KernelLog>>,
     table: Mutex<Table>,
+    /// Of an object that reads tags.
+    vlans: Mutex<Option<Vlans>>,
     // Owns program and links.
     _ebpf: Ebpf,
 }
@@ -91,6 +98,7 @@ impl Kernel {
                 .map_err(|_| DatapathError::ForeignObject("the map of egress interfaces"))?;
         }
         let table = Table::take(&mut ebpf, changes)?;
+        let vlans = Mutex::new(take(&mut ebpf, map::LINKS).ok());
         let program: &mut Xdp = ebpf
             .program_mut(PROGRAM)
             .and_then(|program| program.try_into().ok())
@@ -98,7 +106,8 @@ impl Kernel {
         program.load().map_err(DatapathError::Program)?;
         let attachments = attach(program, &settings.interfaces, &settings.modes)?;
         let own = settings.own.clone();
-        Ok(Self { attachments, own, log: Mutex::new(log), table: Mutex::new(table), _ebpf: ebpf })
+        let (log, table) = (Mutex::new(log), Mutex::new(table));
+        Ok(Self { attachments, own, log, table, vlans, _ebpf: ebpf })
     }
 
     /// Where it is attached, and how.
@@ -140,9 +149,30 @@ impl Kernel {
         self.lock().set_next_hop(index, serial, value);
     }
 
+    /// Takes frames with these tags as those of a VLAN device.
+    pub(crate) fn set_vlan(&self, key: LinkKey, index: u32) {
+        if let Some(vlans) = &mut *self.vlans()
+            && let Err(error) = vlans.insert(Plain(key), index, 0)
+        {
+            warn!(%error, "a VLAN does not fit into the kernel: its packets go through userspace");
+        }
+    }
+
+    /// Leaves frames with these tags alone.
+    pub(crate) fn withdraw_vlan(&self, key: LinkKey) {
+        if let Some(vlans) = &mut *self.vlans() {
+            // One that is not there is as good as one that was removed.
+            let _ = vlans.remove(&Plain(key));
+        }
+    }
+
     /// Reads the counters.
     pub(crate) fn report(&self) -> KernelReport {
         self.lock().report()
+    }
+
+    fn vlans(&self) -> MutexGuard<'_, Option<Vlans>> {
+        self.vlans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {

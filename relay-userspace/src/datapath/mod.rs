@@ -6,6 +6,7 @@
 mod attach;
 mod error;
 mod kernel;
+mod links;
 mod netlink;
 mod next_hops;
 mod pod;
@@ -15,6 +16,7 @@ mod table;
 pub(crate) use attach::{Interface, Mode};
 pub(crate) use error::DatapathError;
 pub(crate) use kernel::{Kernel, Settings};
+pub(crate) use links::Links;
 pub(crate) use netlink::follow;
 pub(crate) use next_hops::Change;
 

@@ -3,22 +3,21 @@
 //!
 //! A next hop is valid only while its route leaves by an attached interface and its neighbour's
 //! MAC address is known. Traffic that XDP relays does not refresh the kernel's neighbour table,
-//! so neighbours in use are asked for here; nor do path MTUs make events, so routes in use are
-//! looked up again and again. Whatever goes wrong with netlink makes every next hop invalid until
+//! so neighbours in use are asked for here; nor do path MTUs, redirects and some next-hop objects
+//! make events, so routes in use are looked up again and again. Whatever goes wrong with netlink makes every next hop invalid until
 //! it is read anew: packets then go through userspace, never to a wrong place.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use relay_common::abi::{NEXT_HOP_VALID, NextHop, TAGS_MAX, Tag};
+use relay_common::abi::{LinkKey, NEXT_HOP_VALID, NextHop};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
@@ -27,27 +26,23 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::warn;
 
 use super::kernel::Kernel;
+use super::links::{Links, Mac};
 use super::next_hops::{Change, Ends};
 use super::rtnl::{Questions, Via};
 
 /// How long route changes are gathered before everything is resolved anew.
 const SETTLE: Duration = Duration::from_millis(50);
-/// How often a slice of the next hops in use is looked up again.
-const REFRESH: Duration = Duration::from_secs(1);
-/// Slices: each next hop is looked up again every fifteen seconds.
-const REFRESH_SLICES: u16 = 15;
+/// How often some of the next hops in use are looked up again.
+const REFRESH: Duration = Duration::from_millis(250);
+/// The share of them: each is looked up again every second.
+const REFRESH_SHARE: usize = 4;
+/// And how many at most, so that a busy relay spends a few per cent of one CPU on it. Beyond four
+/// times as many, the second becomes longer for what makes no events.
+const REFRESH_MAX: usize = 256;
+/// How many are looked up before events are listened to again.
+const BATCH: usize = 64;
 /// Pause before netlink is tried again after a failure.
 const RECONNECT: Duration = Duration::from_secs(1);
-
-type Mac = [u8; 6];
-
-/// A link as far as frames on it are concerned.
-#[derive(Clone, Copy)]
-struct Link {
-    mac: Mac,
-    mtu: u32,
-    is_up: bool,
-}
 
 /// A next hop in use.
 struct Hop {
@@ -59,16 +54,23 @@ struct Hop {
 
 struct Follower {
     kernel: Arc<Kernel>,
-    links: HashMap<u32, Link>,
+    links: Links,
+    /// The VLANs that the kernel's map holds.
+    vlans: HashMap<LinkKey, u32>,
     /// Those whose MAC address can be used.
     neighbours: HashMap<(u32, IpAddr), Mac>,
     hops: HashMap<u16, Hop>,
+    /// Those to look up again, in this order.
+    due: VecDeque<u16>,
+    /// Where the last refresh ended.
+    refreshed: u16,
 }
 
 /// Serves `changes` and the kernel's events until the relay ends.
 pub(crate) async fn follow(kernel: Arc<Kernel>, mut changes: UnboundedReceiver<Change>) {
-    let (links, neighbours, hops) = Default::default();
-    let mut follower = Follower { kernel, links, neighbours, hops };
+    let (links, vlans, neighbours, hops) = Default::default();
+    let (due, refreshed) = Default::default();
+    let mut follower = Follower { kernel, links, vlans, neighbours, hops, due, refreshed };
     while let Err(error) = follower.session(&mut changes).await {
         warn!(%error, "netlink: every next hop is resolved anew; userspace relays meanwhile");
         follower.forget();
@@ -114,7 +116,6 @@ impl Follower {
         self.read_all(questions).await?;
         let mut refresh = interval(REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut slice = 0;
         let mut settled = Some(Instant::now());
         loop {
             let at = settled.unwrap_or_else(Instant::now);
@@ -134,11 +135,13 @@ impl Follower {
                 },
                 () = sleep_until(at), if settled.is_some() => {
                     settled = None;
-                    self.resolve_where(|_| true, questions).await?;
+                    self.all_due();
                 }
-                _ = refresh.tick() => {
-                    slice = (slice + 1) % REFRESH_SLICES;
-                    self.resolve_where(|index| index % REFRESH_SLICES == slice, questions).await?;
+                _ = refresh.tick() => self.some_due(),
+                () = std::future::ready(()), if !self.due.is_empty() => {
+                    let batch = self.due.len().min(BATCH);
+                    let batch: Vec<u16> = self.due.drain(..batch).collect();
+                    self.resolve(&batch, questions).await?;
                 }
             }
         }
@@ -149,7 +152,7 @@ impl Follower {
             Change::Wanted { index, serial, ends } => {
                 let hop = Hop { serial, ends, via: None, written: NextHop::default() };
                 self.hops.insert(index, hop);
-                self.resolve_where(|other| other == index, questions).await?;
+                self.resolve(&[index], questions).await?;
             }
             Change::Dropped { index, serial } => {
                 if self.hops.get(&index).is_some_and(|hop| hop.serial == serial) {
@@ -173,12 +176,13 @@ impl Follower {
                 self.neighbour(&neighbour);
             }
             RouteNetlinkMessage::NewLink(link) => {
-                self.link(&link);
+                self.links.insert(&link);
+                self.write_links();
                 return Effect::Routes;
             }
             RouteNetlinkMessage::DelLink(link) => {
-                self.links.remove(&link.header.index);
-                self.write_where(|via| via.ifindex == link.header.index);
+                self.links.remove(link.header.index);
+                self.write_links();
                 return Effect::Routes;
             }
             RouteNetlinkMessage::NewRoute(_)
@@ -196,26 +200,24 @@ impl Follower {
         let neighbours = questions.neighbours().await?;
         self.links.clear();
         self.neighbours.clear();
-        links.iter().for_each(|link| self.link(link));
+        links.iter().for_each(|link| self.links.insert(link));
         neighbours.iter().for_each(|neighbour| self.neighbour(neighbour));
-        self.write_where(|_| true);
+        self.write_links();
         Ok(())
     }
 
-    fn link(&mut self, message: &LinkMessage) {
-        let mut link =
-            Link { mac: [0; 6], mtu: 0, is_up: message.header.flags.contains(LinkFlags::LowerUp) };
-        for attribute in &message.attributes {
-            match attribute {
-                LinkAttribute::Address(mac) => {
-                    link.mac = mac[..].try_into().unwrap_or_default();
-                }
-                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-                _ => {}
-            }
+    /// Brings everything up to date that links decide.
+    fn write_links(&mut self) {
+        let vlans = self.links.vlans(|bottom| self.port(bottom).is_some());
+        for key in self.vlans.keys().filter(|key| !vlans.contains_key(key)) {
+            self.kernel.withdraw_vlan(*key);
         }
-        self.links.insert(message.header.index, link);
-        self.write_where(|via| via.ifindex == message.header.index);
+        for (key, index) in vlans.iter().filter(|(key, index)| self.vlans.get(key) != Some(index)) {
+            self.kernel.set_vlan(*key, *index);
+        }
+        self.vlans = vlans;
+        // A link is also what VLAN devices on it leave by.
+        self.write_where(|_| true);
     }
 
     fn neighbour(&mut self, message: &NeighbourMessage) {
@@ -249,16 +251,28 @@ impl Follower {
         self.write_where(|via| (via.ifindex, via.gateway) == key);
     }
 
+    /// Has every next hop looked up again. What waits for it keeps its place: under a storm of
+    /// route changes, all get their turn.
+    fn all_due(&mut self) {
+        let waiting: HashSet<u16> = self.due.iter().copied().collect();
+        self.due.extend(self.hops.keys().copied().filter(|index| !waiting.contains(index)));
+    }
+
+    /// Has the next few looked up again, unless there is enough to do.
+    fn some_due(&mut self) {
+        if self.due.is_empty() {
+            let mut indexes: Vec<u16> = self.hops.keys().copied().collect();
+            indexes.sort_unstable();
+            self.due = after(&indexes, self.refreshed).collect();
+            self.refreshed = self.due.back().copied().unwrap_or_default();
+        }
+    }
+
     /// Looks the routes of some next hops up, and asks for their neighbours, each once. Those
     /// that are fresh cost the kernel nothing.
-    async fn resolve_where(
-        &mut self,
-        concerned: impl Fn(u16) -> bool,
-        questions: &Questions,
-    ) -> io::Result<()> {
-        let indexes: Vec<u16> = self.hops.keys().copied().filter(|i| concerned(*i)).collect();
+    async fn resolve(&mut self, indexes: &[u16], questions: &Questions) -> io::Result<()> {
         let mut asked = HashSet::new();
-        for index in indexes {
+        for index in indexes.iter().copied() {
             let Some(ends) = self.hops.get(&index).map(|hop| hop.ends) else { continue };
             let via = questions.route(ends).await?;
             if let Some(hop) = self.hops.get_mut(&index) {
@@ -266,7 +280,7 @@ impl Follower {
             }
             self.write(index);
             if let Some(Via { ifindex, gateway, .. }) = via
-                && self.port(ifindex).is_some()
+                && self.port(self.links.bottom(ifindex)).is_some()
                 && asked.insert((ifindex, gateway))
             {
                 questions.ask_for(ifindex, gateway).await?;
@@ -279,7 +293,7 @@ impl Follower {
     fn forget(&mut self) {
         self.links.clear();
         self.neighbours.clear();
-        self.write_where(|_| true);
+        self.write_links();
     }
 
     fn write_where(&mut self, concerned: impl Fn(&Via) -> bool) {
@@ -307,17 +321,17 @@ impl Follower {
     }
 
     fn next_hop(&self, via: Via) -> Option<NextHop> {
-        let port = self.port(via.ifindex)?;
-        let link = self.links.get(&via.ifindex).filter(|link| link.is_up)?;
+        let egress = self.links.egress(via.ifindex)?;
+        let port = self.port(egress.bottom)?;
         let neighbour = self.neighbours.get(&(via.ifindex, via.gateway))?;
         Some(NextHop {
             dst_mac: words(*neighbour),
-            src_mac: words(link.mac),
-            ifindex: via.ifindex,
+            src_mac: words(egress.mac),
+            ifindex: egress.bottom,
             port,
-            mtu: via.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
-            tags: [Tag::default(); TAGS_MAX],
-            tag_count: 0,
+            mtu: via.mtu.map_or(egress.mtu, |mtu| mtu.min(egress.mtu)),
+            tags: egress.tags,
+            tag_count: egress.tag_count,
             state: NEXT_HOP_VALID,
         })
     }
@@ -329,7 +343,35 @@ impl Follower {
     }
 }
 
+/// The share of the sorted `indexes` that a refresh looks up: those that follow `last`, around.
+fn after(indexes: &[u16], last: u16) -> impl Iterator<Item = u16> {
+    let start = indexes.partition_point(|index| *index <= last);
+    let count = indexes.len().div_ceil(REFRESH_SHARE).min(REFRESH_MAX);
+    indexes[start..].iter().chain(&indexes[..start]).copied().take(count)
+}
+
 /// A MAC address as words that lie in memory as it does.
 fn words([a, b, c, d, e, f]: Mac) -> [u16; 3] {
     [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn four_refreshes_go_around_and_a_large_table_takes_more() {
+        for (count, rounds) in [(1u16, 1u16), (3, 3), (4, 4), (1000, 4), (1024, 4), (2560, 10)] {
+            let indexes: Vec<u16> = (0..count).map(|index| index * 7).collect();
+            let (mut last, mut seen) = (0, HashSet::<u16>::new());
+            for _ in 0..rounds {
+                let some: Vec<u16> = after(&indexes, last).collect();
+                assert!(!some.is_empty() && some.len() <= REFRESH_MAX);
+                seen.extend(&some);
+                last = some[some.len() - 1];
+            }
+            assert_eq!(seen.len(), indexes.len(), "{count}");
+        }
+        assert_eq!(after(&[], 9).count(), 0);
+    }
 }
