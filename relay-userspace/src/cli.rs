@@ -10,7 +10,8 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 
-use crate::config::{Config, EXAMPLE, Mode, Secret};
+use crate::config::{Config, EXAMPLE, Mode, Pin, Secret};
+use crate::datapath::Pins;
 
 /// The version of this binary.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Config(ConfigArgs),
     /// Make time-limited credentials for a client
     Credentials(CredentialsArgs),
+    /// Detach what a relay that was killed left in the kernel
+    Detach(DetachArgs),
 }
 
 /// `turnpike serve`.
@@ -150,6 +153,39 @@ impl CredentialsArgs {
         }] });
         writeln!(io::stdout(), "username: {username}\npassword: {password}\n{servers:#}")
             .context("cannot print the credentials")
+    }
+}
+
+/// `turnpike detach`.
+#[derive(Args, Debug)]
+pub(crate) struct DetachArgs {
+    /// Configuration file of the relay, for its `[datapath] pin` [default: /sys/fs/bpf/turnpike]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl DetachArgs {
+    /// Removes the pins, and says what was attached.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration has errors, a relay still runs, or the pins cannot be removed.
+    pub(crate) fn run(&self) -> anyhow::Result<()> {
+        let pin = match &self.config {
+            Some(path) => Config::load(path)?.datapath.pin,
+            None => Pin::Default,
+        };
+        let Some(directory) = pin.directory() else { bail!("`pin` is \"off\": nothing is pinned") };
+        let interfaces = match directory.exists() {
+            true => Pins::lock(directory)?.clear()?,
+            false => Vec::new(),
+        };
+        let said = if interfaces.is_empty() {
+            format!("nothing was attached by pins in {}", directory.display())
+        } else {
+            format!("detached: {}", interfaces.join(", "))
+        };
+        writeln!(io::stdout(), "{said}").context("cannot print the result")
     }
 }
 

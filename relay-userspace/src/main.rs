@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve(&args),
         Command::Config(args) => args.run(),
         Command::Credentials(args) => args.run(clock::unix_secs()),
+        Command::Detach(args) => args.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -24,8 +24,8 @@ use tracing::{info, warn};
 use crate::admin::Admin;
 use crate::cli;
 use crate::clock;
-use crate::config::{Config, Mode as WantedMode};
-use crate::datapath::{self, DatapathError, Interface, Kernel, Mode, Settings};
+use crate::config::{Config, Mode as WantedMode, Pin};
+use crate::datapath::{self, DatapathError, Interface, Kernel, Mode, Pins, PinsError, Settings};
 use crate::interfaces::Interfaces;
 use crate::metrics::{Exporter, Process};
 use crate::scrape::{Relay, ShardHandle};
@@ -61,6 +61,8 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
 
     let admin = config.metrics_listen.map(Admin::bind).transpose()?;
     let kernel = load_kernel(&config, &place)?;
+    // Dropped however this ends, but for a signal that cannot be caught: then the program stays.
+    let _pins = kernel.as_ref().and_then(|(kernel, _)| kernel.take_pins());
     let (ended, mut shard_ended) = unbounded_channel();
     let kernel_ref = kernel.as_ref().map(|(kernel, _)| kernel);
     let shards = start_shards(&config, &place, kernel_ref, &ended)?;
@@ -179,12 +181,23 @@ fn raise_descriptor_limit(config: &Config) {
 type KernelAndChanges = (Arc<Kernel>, tokio::sync::mpsc::UnboundedReceiver<datapath::Change>);
 
 fn load_kernel(config: &Config, place: &Place) -> anyhow::Result<Option<KernelAndChanges>> {
-    let modes = match config.datapath.mode {
-        WantedMode::Auto => vec![Mode::Native, Mode::Generic],
-        WantedMode::Native => vec![Mode::Native],
-        WantedMode::Generic => vec![Mode::Generic],
-        WantedMode::Userspace => return Ok(None),
+    let kernel = match config.datapath.mode {
+        WantedMode::Auto => try_kernel(config, place, vec![Mode::Native, Mode::Generic])?,
+        WantedMode::Native => try_kernel(config, place, vec![Mode::Native])?,
+        WantedMode::Generic => try_kernel(config, place, vec![Mode::Generic])?,
+        WantedMode::Userspace => None,
     };
+    if let (None, Some(directory)) = (&kernel, config.datapath.pin.directory()) {
+        datapath::clear_dead(directory);
+    }
+    Ok(kernel)
+}
+
+fn try_kernel(
+    config: &Config,
+    place: &Place,
+    modes: Vec<Mode>,
+) -> anyhow::Result<Option<KernelAndChanges>> {
     let mut listen_ports: Vec<u16> = place.listen.iter().map(SocketAddr::port).collect();
     listen_ports.sort_unstable();
     listen_ports.dedup();
@@ -197,9 +210,10 @@ fn load_kernel(config: &Config, place: &Place) -> anyhow::Result<Option<KernelAn
         channel_last: channel_range(config).last(),
         listen_ports,
         own,
+        measure_times: config.datapath.measure_times,
     };
     let (sender, changes) = unbounded_channel();
-    match Kernel::load(&settings, sender) {
+    match Kernel::load(&settings, pins(&config.datapath.pin)?, sender) {
         Ok(kernel) => Ok(Some((Arc::new(kernel), changes))),
         Err(DatapathError::NoInterface) if config.datapath.mode == WantedMode::Auto => {
             info!("only loopback carries the configured addresses: relaying in userspace");
@@ -212,6 +226,24 @@ fn load_kernel(config: &Config, place: &Place) -> anyhow::Result<Option<KernelAn
         Err(error) => Err(anyhow!(error)).with_context(|| {
             format!("[datapath] mode = \"{}\" (\"auto\" would fall back)", config.datapath.mode)
         }),
+    }
+}
+
+/// Where to pin; nowhere if the default is not to be had.
+fn pins(wanted: &Pin) -> anyhow::Result<Option<Pins>> {
+    let Some(directory) = wanted.directory() else { return Ok(None) };
+    match (Pins::lock(directory), wanted) {
+        (Ok(pins), _) => Ok(Some(pins)),
+        (Err(error), Pin::At(_)) => Err(anyhow!(error)).context("[datapath] pin"),
+        // Another network namespace's, mostly: both relay, and one of them can be taken over.
+        (Err(error @ PinsError::InUse(_)), _) => {
+            warn!(%error, "not pinned: no new process can take over from this one");
+            Ok(None)
+        }
+        (Err(error), _) => {
+            info!(%error, "not pinned: no new process can take over from this one");
+            Ok(None)
+        }
     }
 }
 

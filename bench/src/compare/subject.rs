@@ -230,7 +230,7 @@ fn turnpike(mode: &str, threads: usize) -> String {
         "realm = \"{REALM}\"\n\n[listen]\nudp = [\"{SERVER}:{PORT}\"]\n\n\
          [relay]\naddresses = [\"{RELAYED}\"]\n\n\
          [auth]\nusers = {{ {USER} = \"{PASSWORD}\" }}\n\n\
-         [datapath]\nmode = \"{mode}\"\n\n\
+         [datapath]\nmode = \"{mode}\"\npin = \"off\"\n\n\
          [peers]\nallow = [\"{NETWORK}\"]\n\n\
          [limits]\nallocations_max = 65536\nunauthenticated_replies_per_sec = 1000000\n\n\
          [workers]\nshards = {threads}\n\n[log]\nlevel = \"warn\"\n"

@@ -53,7 +53,7 @@ impl Setting {
              lifetime_secs_default = {lifetime_secs}\n\
              unauthenticated_replies_per_sec = 1000000\n\
              [workers]\nshards = {shards}\n\
-             [datapath]\nmode = \"{mode}\"\ninterfaces = []\n"
+             [datapath]\nmode = \"{mode}\"\ninterfaces = []\npin = \"off\"\n"
         )
     }
 }

@@ -90,6 +90,35 @@ pub(crate) struct Datapath {
     pub(crate) interfaces: Vec<String>,
     /// The kernel object to load instead of the embedded one.
     pub(crate) object: Option<PathBuf>,
+    /// Where maps and program are pinned.
+    pub(crate) pin: Pin,
+    /// Whether the kernel program measures how long it takes.
+    pub(crate) measure_times: bool,
+}
+
+/// Where maps and program are pinned, so that they outlive the process.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Pin {
+    /// In [`Pin::DEFAULT`] where that can be had, else nowhere.
+    Default,
+    /// In this directory, or an error.
+    At(PathBuf),
+    /// Nowhere.
+    Off,
+}
+
+impl Pin {
+    /// Where BPF's file system is on most machines.
+    pub(crate) const DEFAULT: &str = "/sys/fs/bpf/turnpike";
+
+    /// The directory, if there is to be one.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        match self {
+            Self::Default => Some(Path::new(Self::DEFAULT)),
+            Self::At(directory) => Some(directory),
+            Self::Off => None,
+        }
+    }
 }
 
 /// How packets are relayed.

@@ -14,7 +14,7 @@ use tracing::Level;
 
 use super::document::{Reader, Section, Text};
 use super::fault::{ConfigErrors, Fault};
-use super::{Config, Datapath, Limits, Log, LogFormat, Mode, Peers, Relay, auth, checks};
+use super::{Config, Datapath, Limits, Log, LogFormat, Mode, Peers, Pin, Relay, auth, checks};
 
 const LEVELS: [(&str, Level); 5] = [
     ("error", Level::ERROR),
@@ -181,7 +181,13 @@ fn datapath<'t>(reader: &mut Reader<'t>, section: &Section<'t>) -> Datapath {
         }
     }
     let object = reader.text(section, "object").map(|name| auth::resolve(reader, &name));
-    Datapath { mode, interfaces, object }
+    let pin = match reader.text(section, "pin") {
+        None => Pin::Default,
+        Some(text) if *text.get_ref() == "off" => Pin::Off,
+        Some(text) => Pin::At(auth::resolve(reader, &text)),
+    };
+    let measure_times = reader.boolean(section, "measure_times").unwrap_or(false);
+    Datapath { mode, interfaces, object, pin, measure_times }
 }
 
 fn networks<'t>(reader: &mut Reader<'t>, section: &Section<'t>, key: &'static str) -> Vec<IpNet> {

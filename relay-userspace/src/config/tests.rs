@@ -59,6 +59,7 @@ fn defaults_are_what_the_documentation_says() {
     assert!(config.relay.addresses.is_empty());
     assert_eq!(config.relay.ports, 49_152..=65_535);
     assert_eq!(config.datapath.mode, Mode::Auto);
+    assert_eq!(config.datapath.pin, Pin::Default);
     assert_eq!(config.metrics_listen, Some("127.0.0.1:9641".parse().unwrap()));
     assert_eq!(config.log, Log { level: tracing::Level::INFO, format: LogFormat::Text });
     assert_eq!((config.shards, config.rfc5766_channel_numbers), (None, false));
@@ -84,6 +85,8 @@ fn every_key_is_read() {
         mode = "native"
         interfaces = ["eth0", "eth1"]
         object = "x.o"
+        pin = "/sys/fs/bpf/mine"
+        measure_times = true
         [peers]
         allow = ["10.0.0.0/8", "fd00::1"]
         deny = ["198.51.100.7"]
@@ -113,6 +116,8 @@ fn every_key_is_read() {
     assert_eq!(config.datapath.mode, Mode::Native);
     assert_eq!(config.datapath.interfaces, ["eth0", "eth1"]);
     assert_eq!(config.datapath.object, Some("x.o".into()));
+    assert_eq!(config.datapath.pin, Pin::At("/sys/fs/bpf/mine".into()));
+    assert!(config.datapath.measure_times);
     let peers = [&config.peers.allow, &config.peers.deny].map(|nets| format!("{nets:?}"));
     assert_eq!(peers, ["[10.0.0.0/8, fd00::1/128]", "[198.51.100.7/32]"]);
     assert_eq!(config.metrics_listen, None);

@@ -2,7 +2,12 @@
 //! interface. Mixed modes are not used: a native program cannot redirect into an interface whose
 //! driver has no XDP.
 
-use aya::programs::{Xdp, XdpMode};
+use std::thread;
+use std::time::Duration;
+
+use aya::programs::xdp::XdpLinkId;
+use aya::programs::{ProgramError, Xdp, XdpMode};
+use aya::sys::SyscallError;
 use tracing::{info, warn};
 
 use super::error::DatapathError;
@@ -55,22 +60,52 @@ pub(crate) struct Attachment {
     pub(crate) mode: Mode,
 }
 
+/// Where the program is attached, and what keeps it there.
+pub(super) struct Attached {
+    /// Each interface.
+    pub(super) attachments: Vec<Attachment>,
+    /// The links to them, in the same order.
+    pub(super) links: Vec<XdpLinkId>,
+}
+
+/// How long the kernel may take to detach what was unpinned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Patience {
+    /// Nothing was: an interface that has a program is somebody else's.
+    None,
+    /// Two seconds; it is milliseconds.
+    Unpinned,
+}
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(10);
+
+impl Patience {
+    const fn tries(self) -> u32 {
+        match self {
+            Self::None => 1,
+            Self::Unpinned => 200,
+        }
+    }
+}
+
 /// Attaches to every interface in the first of `modes` that all of them take.
 ///
 /// # Errors
 /// No interface, or the last mode failed on one.
-pub(crate) fn attach(
+pub(super) fn attach(
     program: &mut Xdp,
     interfaces: &[Interface],
     modes: &[Mode],
-) -> Result<Vec<Attachment>, DatapathError> {
+    patience: Patience,
+) -> Result<Attached, DatapathError> {
     if interfaces.is_empty() {
         return Err(DatapathError::NoInterface);
     }
     let mut failure = DatapathError::NoInterface;
     for mode in modes {
-        match attach_all(program, interfaces, *mode) {
-            Ok(attachments) => return Ok(attachments),
+        match attach_all(program, interfaces, *mode, patience) {
+            Ok(attached) => return Ok(attached),
             Err(error) => {
                 warn!(%error, mode = mode.name(), "XDP mode not available");
                 failure = error;
@@ -84,14 +119,15 @@ fn attach_all(
     program: &mut Xdp,
     interfaces: &[Interface],
     mode: Mode,
-) -> Result<Vec<Attachment>, DatapathError> {
-    let mut links = Vec::new();
-    let Some(xdp) = mode.xdp() else { return Ok(Vec::new()) };
+    patience: Patience,
+) -> Result<Attached, DatapathError> {
+    let mut attached = Attached { attachments: Vec::new(), links: Vec::new() };
+    let Some(xdp) = mode.xdp() else { return Ok(attached) };
     for interface in interfaces {
-        match program.attach_to_if_index(interface.index, xdp) {
-            Ok(link) => links.push(link),
+        match attach_one(program, interface.index, xdp, patience.tries()) {
+            Ok(link) => attached.links.push(link),
             Err(cause) => {
-                for link in links {
+                for link in attached.links {
                     // Best effort: what cannot be detached here goes with the process.
                     let _ = program.detach(link);
                 }
@@ -99,12 +135,28 @@ fn attach_all(
                 return Err(DatapathError::Attach { interface, mode, cause });
             }
         }
+        attached.attachments.push(Attachment { interface: interface.clone(), mode });
     }
     for interface in interfaces {
         info!(interface = interface.name, mode = mode.name(), "XDP attached");
     }
-    Ok(interfaces
-        .iter()
-        .map(|interface| Attachment { interface: interface.clone(), mode })
-        .collect())
+    Ok(attached)
+}
+
+fn attach_one(
+    program: &mut Xdp,
+    index: u32,
+    mode: XdpMode,
+    tries: u32,
+) -> Result<XdpLinkId, ProgramError> {
+    let mut result = program.attach_to_if_index(index, mode);
+    for _ in 1..tries {
+        let is_busy = |error: &SyscallError| error.io_error.raw_os_error() == Some(libc::EBUSY);
+        match &result {
+            Err(ProgramError::SyscallError(error)) if is_busy(error) => thread::sleep(PAUSE),
+            _ => break,
+        }
+        result = program.attach_to_if_index(index, mode);
+    }
+    result
 }

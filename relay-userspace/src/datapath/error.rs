@@ -7,10 +7,14 @@ use aya::maps::MapError;
 use aya::programs::ProgramError;
 
 use super::attach::Mode;
+use super::kernel::KERNEL_MIN;
+use super::pins::PinsError;
 
 /// Why the kernel datapath cannot be had.
 #[derive(Debug)]
 pub(crate) enum DatapathError {
+    /// The kernel is older than the programs that it would have to verify; its release.
+    OldKernel(String),
     /// This binary carries no object, and no path to one was given.
     NoObject,
     /// The object's file cannot be read.
@@ -34,11 +38,19 @@ pub(crate) enum DatapathError {
         /// Because.
         cause: ProgramError,
     },
+    /// Program or maps cannot be pinned.
+    Pins(PinsError),
 }
 
 impl fmt::Display for DatapathError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::OldKernel(release) => write!(
+                f,
+                "this kernel is {release}, and XDP needs Linux {}.{} or later here: upgrade it, or \
+                 relay with `mode = \"userspace\"`",
+                KERNEL_MIN.0, KERNEL_MIN.1
+            ),
             Self::NoObject => f.write_str(
                 "this binary carries no XDP object: build it with `cargo xtask build`, or set \
                  `object` in [datapath]",
@@ -80,7 +92,14 @@ impl fmt::Display for DatapathError {
                 Chain(cause),
                 hint(cause)
             ),
+            Self::Pins(cause) => write!(f, "{cause}"),
         }
+    }
+}
+
+impl From<PinsError> for DatapathError {
+    fn from(cause: PinsError) -> Self {
+        Self::Pins(cause)
     }
 }
 

@@ -8,18 +8,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{Array, DevMap, HashMap as BpfHashMap, MapData};
 use aya::programs::Xdp;
+use aya::programs::links::PinnedLink;
 use aya::{Ebpf, EbpfLoader};
 use relay_common::abi::{
-    ABI_VERSION, Config, Count, Direction, LinkKey, NextHop, PROGRAM, Reason, map,
+    ABI_VERSION, Config, Count, Direction, LinkKey, NextHop, PROGRAM, Reason, TIMES_SWITCH, map,
 };
 use relay_turn::Binding;
+use rustix::system::uname;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::warn;
 
 use super::KernelLog;
-use super::attach::{Attachment, Interface, Mode, attach};
+use super::attach::{Attached, Attachment, Interface, Mode, Patience, attach};
 use super::error::DatapathError;
 use super::next_hops::Change;
+use super::pins::{Pins, told};
 use super::pod::Plain;
 use super::table::{EPOCH, Table, take};
 
@@ -28,6 +31,9 @@ const EMBEDDED: Option<&[u8]> =
     Some(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/turnpike-xdp.o")));
 #[cfg(not(xdp_object_embedded))]
 const EMBEDDED: Option<&[u8]> = None;
+
+/// The oldest kernel that XDP is offered on: the oldest that it is tested on.
+pub(super) const KERNEL_MIN: (u32, u32) = (6, 1);
 
 /// What the kernel datapath is set up with.
 #[derive(Clone, Debug)]
@@ -46,6 +52,8 @@ pub(crate) struct Settings<'a> {
     pub(crate) listen_ports: Vec<u16>,
     /// Addresses of this relay: what is between two of them stays in userspace.
     pub(crate) own: Vec<IpAddr>,
+    /// Whether the program measures how long it takes.
+    pub(crate) measure_times: bool,
 }
 
 /// Counters of the kernel datapath.
@@ -73,7 +81,10 @@ pub(crate) struct Kernel {
     table: Mutex<Table>,
     /// Of an object that reads tags.
     vlans: Mutex<Option<Vlans>>,
-    // Owns program and links.
+    pins: Mutex<Option<Pins>>,
+    // The links, if they are pinned.
+    _links: Vec<PinnedLink>,
+    // Owns program and other links.
     _ebpf: Ebpf,
 }
 
@@ -84,11 +95,26 @@ impl Kernel {
     /// See [`DatapathError`]; nothing stays attached.
     pub(crate) fn load(
         settings: &Settings<'_>,
+        mut pins: Option<Pins>,
         changes: UnboundedSender<Change>,
     ) -> Result<Self, DatapathError> {
-        let mut ebpf = load_object(settings.object)?;
+        let release = uname();
+        let release = release.release().to_string_lossy();
+        if !is_recent(&release) {
+            return Err(DatapathError::OldKernel(release.into_owned()));
+        }
+        let mut ebpf = load_object(settings)?;
         // Only a debug object has the map; it must stay open until the program is loaded.
         let log = KernelLog::init(&mut ebpf).ok();
+        program(&mut ebpf)?.load().map_err(DatapathError::Program)?;
+        // Only now, when ours is known to run, goes what a killed process left.
+        let mut patience = Patience::None;
+        if let Some(pins) = &mut pins {
+            let left = pins.clear()?;
+            told(&left);
+            patience = if left.is_empty() { Patience::None } else { Patience::Unpinned };
+            pins.pin_maps(&ebpf)?;
+        }
         let mut config: Array<MapData, Plain<Config>> = take(&mut ebpf, map::CONFIG)?;
         config.set(0, Plain(config_of(settings)), 0).map_err(DatapathError::Map)?;
         let mut ports: DevMap<MapData> = take(&mut ebpf, map::PORTS)?;
@@ -99,15 +125,20 @@ impl Kernel {
         }
         let table = Table::take(&mut ebpf, changes)?;
         let vlans = Mutex::new(take(&mut ebpf, map::LINKS).ok());
-        let program: &mut Xdp = ebpf
-            .program_mut(PROGRAM)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(DatapathError::ForeignObject("no program"))?;
-        program.load().map_err(DatapathError::Program)?;
-        let attachments = attach(program, &settings.interfaces, &settings.modes)?;
+        let program = program(&mut ebpf)?;
+        let Attached { attachments, links } =
+            attach(program, &settings.interfaces, &settings.modes, patience)?;
+        let mut pinned = Vec::new();
+        if let Some(pins) = &mut pins {
+            for (attachment, link) in attachments.iter().zip(links) {
+                let link = program.take_link(link).map_err(DatapathError::Program)?;
+                pinned.push(pins.pin_link(&attachment.interface.name, link)?);
+            }
+        }
         let own = settings.own.clone();
         let (log, table) = (Mutex::new(log), Mutex::new(table));
-        Ok(Self { attachments, own, log, table, vlans, _ebpf: ebpf })
+        let pins = Mutex::new(pins);
+        Ok(Self { attachments, own, log, table, vlans, pins, _links: pinned, _ebpf: ebpf })
     }
 
     /// Where it is attached, and how.
@@ -118,6 +149,11 @@ impl Kernel {
     /// The log of a debug object, once.
     pub(crate) fn take_log(&self) -> Option<KernelLog> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What is pinned, once: dropping it is what detaches the program, after the process ended.
+    pub(crate) fn take_pins(&self) -> Option<Pins> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Puts both routes of a binding into the kernel, or moves their deadlines. What the kernel
@@ -197,9 +233,23 @@ fn config_of(settings: &Settings<'_>) -> Config {
     config
 }
 
-fn load_object(path: Option<&Path>) -> Result<Ebpf, DatapathError> {
+fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {
+    let program = ebpf.program_mut(PROGRAM).and_then(|program| program.try_into().ok());
+    program.ok_or(DatapathError::ForeignObject("no program"))
+}
+
+/// Whether a kernel's release is at least [`KERNEL_MIN`]. One that cannot be told is tried.
+fn is_recent(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= KERNEL_MIN,
+        _ => true,
+    }
+}
+
+fn load_object(settings: &Settings<'_>) -> Result<Ebpf, DatapathError> {
     let file;
-    let bytes = match path {
+    let bytes = match settings.object {
         Some(path) => {
             file = fs::read(path)
                 .map_err(|error| DatapathError::ObjectFile(path.display().to_string(), error))?;
@@ -207,11 +257,32 @@ fn load_object(path: Option<&Path>) -> Result<Ebpf, DatapathError> {
         }
         None => EMBEDDED.ok_or(DatapathError::NoObject)?,
     };
-    let ebpf = EbpfLoader::new().load(bytes).map_err(DatapathError::Load)?;
+    let mut loader = EbpfLoader::new();
+    let measure_times = u32::from(settings.measure_times);
+    // An object that cannot measure does not have the switch.
+    loader.override_global(TIMES_SWITCH, &measure_times, false);
+    let ebpf = loader.load(bytes).map_err(DatapathError::Load)?;
     let abi = ebpf.map(map::ABI).ok_or(DatapathError::ForeignObject("no ABI version"))?;
     let abi: Array<&MapData, u32> = Array::try_from(abi).map_err(DatapathError::Map)?;
     if abi.len() != ABI_VERSION {
         return Err(DatapathError::ForeignObject("another ABI version"));
     }
     Ok(ebpf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_before_the_oldest_tested_one_are_refused() {
+        for release in ["6.1.0", "6.1", "6.1.0-13-cloud-amd64", "6.12.3", "10.0-rc1", "7"] {
+            assert!(is_recent(release), "{release}");
+        }
+        for release in ["6.0.19", "5.15.0-91-generic", "4.19"] {
+            assert!(!is_recent(release), "{release}");
+        }
+        let text = DatapathError::OldKernel("5.15.0".to_owned()).to_string();
+        assert!(text.contains("5.15.0") && text.contains("6.1"), "{text}");
+    }
 }

@@ -9,6 +9,7 @@ mod kernel;
 mod links;
 mod netlink;
 mod next_hops;
+mod pins;
 mod pod;
 mod rtnl;
 mod table;
@@ -19,6 +20,7 @@ pub(crate) use kernel::{Kernel, Settings};
 pub(crate) use links::Links;
 pub(crate) use netlink::follow;
 pub(crate) use next_hops::Change;
+pub(crate) use pins::{Pins, PinsError, clear_dead};
 
 use std::time::Duration;
 

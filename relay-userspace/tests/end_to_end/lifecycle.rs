@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::Test;
 use crate::clients::{Run, peer};
 use crate::needs::Need::{Clients, Namespaces, Xdp};
+use crate::pins::BpfFs;
 use crate::relay::{Plan, Relay, Rig};
 use crate::relaying::IPV4;
 use crate::topology::{Namespace, Topology};
@@ -21,7 +22,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("healthy_and_ready_while_serving", &[Namespaces], healthy),
     ("sigint_leaves_nothing_behind", &[Namespaces, Xdp, Clients], |rig| ends(rig, Signal::INT)),
     ("sigterm_leaves_nothing_behind", &[Namespaces, Xdp, Clients], |rig| ends(rig, Signal::TERM)),
-    ("sigkill_leaves_nothing_behind", &[Namespaces, Xdp, Clients], |rig| ends(rig, Signal::KILL)),
+    ("sigkill_without_pins_leaves_nothing_behind", &[Namespaces, Xdp, Clients], |rig| {
+        ends(rig, Signal::KILL);
+    }),
 ];
 
 /// Closing is milliseconds; the rest is for a busy machine.
@@ -42,7 +45,10 @@ fn ends(rig: &Rig, signal: Signal) {
     let topology = Topology::two_armed(Some(rig.object()));
     let namespace = &topology.relay;
     let before = programs();
-    let mut relay = Relay::start(rig, namespace, &Plan::two_armed("native"));
+    // What is pinned stays when the relay is killed: that is another file's.
+    let bpf_fs = (signal != Signal::KILL).then(BpfFs::mount);
+    let pin = bpf_fs.as_ref().map(BpfFs::directory);
+    let mut relay = Relay::start(rig, namespace, &Plan { pin, ..Plan::two_armed("native") });
     let attached = attached(namespace);
     let ours: BTreeSet<u64> = programs().difference(&before).copied().collect();
     assert_eq!(attached.len(), 2, "on both interfaces: {attached:?}");
@@ -77,14 +83,14 @@ fn ends(rig: &Rig, signal: Signal) {
 }
 
 /// Programs of our name that are loaded anywhere on this machine.
-fn programs() -> BTreeSet<u64> {
+pub(crate) fn programs() -> BTreeSet<u64> {
     let ours = |info: &aya::programs::ProgramInfo| info.name_as_str() == Some(PROGRAM);
     // One that is gone before it could be looked at is not loaded.
     loaded_programs().filter_map(Result::ok).filter(ours).map(|info| info.id().into()).collect()
 }
 
 /// The programs that are attached to interfaces of a namespace, one for each interface.
-fn attached(namespace: &Namespace) -> Vec<u64> {
+pub(crate) fn attached(namespace: &Namespace) -> Vec<u64> {
     let links: Value = serde_json::from_str(&namespace.ip("-j link show")).unwrap();
     let links = links.as_array().unwrap();
     assert!(links.len() >= 3, "loopback and two more: {links:?}");

@@ -10,6 +10,7 @@ mod icmp;
 mod junk;
 mod lifecycle;
 mod needs;
+mod pins;
 mod relay;
 mod relaying;
 mod robustness;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         icmp::TESTS,
         fragments::TESTS,
         lifecycle::TESTS,
+        pins::TESTS,
         robustness::TESTS,
         start_up::TESTS,
     ];

@@ -67,6 +67,8 @@ pub(crate) struct Plan {
     pub(crate) more: &'static str,
     /// What the process is started by.
     pub(crate) wrapper: &'static str,
+    /// `[datapath] pin`; `None`: "off".
+    pub(crate) pin: Option<PathBuf>,
 }
 
 impl Plan {
@@ -81,6 +83,7 @@ impl Plan {
             shards: 0,
             more: "",
             wrapper: "",
+            pin: None,
         }
     }
 
@@ -94,7 +97,8 @@ impl Plan {
     }
 
     fn text(&self, object: Option<&Path>) -> String {
-        let Self { listen, addresses, mode, interfaces, shards, more, .. } = self;
+        let Self { listen, addresses, mode, interfaces, shards, more, pin, .. } = self;
+        let pin = pin.as_deref().unwrap_or(Path::new("off"));
         let mut text = format!(
             "realm = \"end-to-end.test\"\n{more}\n[listen]\nudp = {listen:?}\n\
              [relay]\nports = \"50000-50255\"\naddresses = {addresses:?}\n\
@@ -103,7 +107,7 @@ impl Plan {
              [metrics]\nlisten = \"{ADMIN}\"\n\
              [compat]\nrfc5766_channel_numbers = true\n\
              [workers]\nshards = {shards}\n\
-             [datapath]\nmode = \"{mode}\"\ninterfaces = {interfaces:?}\n"
+             [datapath]\nmode = \"{mode}\"\ninterfaces = {interfaces:?}\npin = {pin:?}\n"
         );
         if let Some(object) = object {
             text.push_str(&format!("object = {object:?}\n"));
@@ -209,6 +213,11 @@ impl<'n> Relay<'n> {
         self.process.log()
     }
 
+    /// The file of its configuration.
+    pub(crate) fn config(&self) -> String {
+        self.process.place.path().join("turnpike.toml").display().to_string()
+    }
+
     /// Whether it has not ended.
     pub(crate) fn is_alive(&mut self) -> bool {
         self.process.child.try_wait().unwrap().is_none()
@@ -230,6 +239,14 @@ pub(crate) fn refused(rig: &Rig, namespace: &Namespace, plan: &Plan) -> String {
     assert!(!status.success() && status.code().is_some(), "{status}");
     assert!(!log.contains("panicked"), "a panic is no error message");
     log
+}
+
+/// What another command of the binary says, and whether it succeeded.
+pub(crate) fn command(rig: &Rig, namespace: &Namespace, words: &[&str]) -> (bool, String) {
+    let mut command = Command::new(&rig.binary);
+    let output = namespace.within(|| command.args(words).output()).unwrap();
+    let text = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned());
+    (output.status.success(), text.concat())
 }
 
 /// A page of metrics.
