@@ -114,7 +114,7 @@ fn unreachable(rig: &Rig, mode: &'static str) {
 /// A router with a small MTU between relay and peer.
 fn small_mtu(rig: &Rig, mode: &str) -> Topology {
     let topology = Topology::behind_router(rig.object.as_deref().filter(|_| mode != "userspace"));
-    let router = topology.router.as_ref().unwrap();
+    let router = &topology.routers[0];
     router.ip(&format!("link set peers mtu {MTU}"));
     topology.peer.ip(&format!("link set eth0 mtu {MTU}"));
     topology

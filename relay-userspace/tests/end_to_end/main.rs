@@ -10,6 +10,7 @@ mod icmp;
 mod junk;
 mod lifecycle;
 mod needs;
+mod network;
 mod pins;
 mod relay;
 mod relaying;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         relaying::TESTS,
         icmp::TESTS,
         fragments::TESTS,
+        network::TESTS,
         lifecycle::TESTS,
         pins::TESTS,
         robustness::TESTS,

@@ -36,6 +36,9 @@ impl Namespace {
         // neighbours until its link-local address has passed it, a second or two later.
         namespace.set("ipv6/conf/all/accept_dad", "0");
         namespace.set("ipv6/conf/default/accept_dad", "0");
+        // Ways there and back may differ.
+        namespace.set("ipv4/conf/all/rp_filter", "0");
+        namespace.set("ipv4/conf/default/rp_filter", "0");
         Ok(namespace)
     }
 
@@ -74,8 +77,18 @@ impl Namespace {
         self.output("ethtool", &format!("-K {interface} tx off gro on"));
     }
 
+    /// A counter of the namespace, as `/proc/net/snmp` names protocol and field.
+    pub(crate) fn counter(&self, protocol: &str, field: &str) -> u64 {
+        let text = self.within(|| fs::read_to_string("/proc/thread-self/net/snmp")).unwrap();
+        let mut lines =
+            text.lines().filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(':'));
+        let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+        let mut fields = names.split_whitespace().zip(values.split_whitespace());
+        fields.find(|(name, _)| *name == field).unwrap().1.parse().unwrap()
+    }
+
     /// Writes below `net` of the namespace's sysctls.
-    fn set(&self, name: &str, value: &str) {
+    pub(crate) fn set(&self, name: &str, value: &str) {
         self.within(|| fs::write(format!("/proc/sys/net/{name}"), value)).unwrap();
     }
 }
@@ -98,8 +111,8 @@ pub(crate) struct Topology {
     pub(crate) relay: Namespace,
     /// Where peers run: 10.77.2.2 and fd77:2::2; also 10.77.2.9.
     pub(crate) peer: Namespace,
-    /// What is between all three, in [`Topology::behind_router`].
-    pub(crate) router: Option<Namespace>,
+    /// What is between them, if anything.
+    pub(crate) routers: Vec<Namespace>,
 }
 
 const CLIENT: [&str; 3] = ["10.77.1.2/24", "10.77.1.9/24", "fd77:1::2/64"];
@@ -119,7 +132,7 @@ impl Topology {
         peer.set_up("eth0", &PEER);
         let far_ends = [(&client, "eth0"), (&peer, "eth0")];
         let bystander = object.map(|object| attach_bystander(object, &far_ends));
-        Self { _bystander: bystander, client, relay, peer, router: None }
+        Self { _bystander: bystander, client, relay, peer, routers: Vec::new() }
     }
 
     /// The relay has one interface (10.77.3.1, fd77:3::1) to a router; clients and peers are
@@ -147,7 +160,39 @@ impl Topology {
         relay.ip("route add default via fd77:3::fe");
         let far_ends = [(&router, "relay")];
         let bystander = object.map(|object| attach_bystander(object, &far_ends));
-        Self { _bystander: bystander, client, relay, peer, router: Some(router) }
+        Self { _bystander: bystander, client, relay, peer, routers: vec![router] }
+    }
+}
+
+impl Topology {
+    /// The relay has an interface for clients (10.77.1.1) and one to each of two routers (`way-a`,
+    /// 10.77.4.1, and `way-b`, 10.77.5.1), which are 10.77.4.2 and 10.77.5.2 and lead to the peer. The
+    /// relay's way to the peer is the first router, the peer's way back the second.
+    pub(crate) fn two_gateways(object: &Path) -> Self {
+        let (client, relay, peer) =
+            (Namespace::new("client"), Namespace::new("relay"), Namespace::new("peer"));
+        let routers = vec![Namespace::new("a"), Namespace::new("b")];
+        link((&relay, "clients"), (&client, "eth0"));
+        relay.set_up("clients", &["10.77.1.1/24"]);
+        client.set_up("eth0", &CLIENT);
+        for ((router, net), name) in routers.iter().zip([4, 5]).zip(["way-a", "way-b"]) {
+            router.set("ipv4/ip_forward", "1");
+            link((router, "relay"), (&relay, name));
+            link((router, "peer"), (&peer, name));
+            relay.set_up(name, &[&format!("10.77.{net}.1/24")]);
+            router.set_up("relay", &[&format!("10.77.{net}.2/24")]);
+            router.set_up("peer", &[&format!("10.77.1{net}.1/24")]);
+            peer.set_up(name, &[&format!("10.77.1{net}.2/24")]);
+            router.set("ipv4/conf/relay/arp_notify", "1");
+            router.ip(&format!("route add 10.77.1.0/24 via 10.77.{net}.1"));
+            router.ip(&format!("route add 10.77.2.0/24 via 10.77.1{net}.2"));
+        }
+        peer.ip("address add 10.77.2.2/32 dev lo");
+        peer.ip("route add default via 10.77.15.1");
+        relay.ip("route add 10.77.2.0/24 via 10.77.4.2");
+        let far_ends = [(&client, "eth0"), (&routers[0], "relay"), (&routers[1], "relay")];
+        let bystander = Some(attach_bystander(object, &far_ends));
+        Self { _bystander: bystander, client, relay, peer, routers }
     }
 }
 
