@@ -1,6 +1,7 @@
 //! The command line, and the commands that end by themselves. Serving is elsewhere.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -10,8 +11,9 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 
-use crate::config::{Config, EXAMPLE, Mode, Pin, Secret};
+use crate::config::{Config, EXAMPLE, METRICS_DEFAULT, Mode, Pin, Secret};
 use crate::datapath::Pins;
+use crate::overview;
 
 /// The version of this binary.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -51,6 +53,8 @@ pub(crate) enum Command {
     Config(ConfigArgs),
     /// Make time-limited credentials for a client
     Credentials(CredentialsArgs),
+    /// Show what the kernel path of a running relay does
+    Datapath(DatapathArgs),
     /// Detach what a relay that was killed left in the kernel
     Detach(DetachArgs),
 }
@@ -156,6 +160,38 @@ impl CredentialsArgs {
     }
 }
 
+/// `turnpike datapath`.
+#[derive(Args, Debug)]
+pub(crate) struct DatapathArgs {
+    /// Configuration file of the relay, for its `[metrics] listen` [default: 127.0.0.1:9641]
+    #[arg(long, value_name = "FILE", conflicts_with = "metrics")]
+    config: Option<PathBuf>,
+    /// Where the relay serves its metrics
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl DatapathArgs {
+    /// Asks the relay, and prints what it says.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration has errors or no metrics, or no relay answers.
+    pub(crate) fn run(&self) -> anyhow::Result<()> {
+        let listen = match &self.config {
+            Some(path) => Config::load(path)?.metrics_listen,
+            None => self.metrics.or(Some(METRICS_DEFAULT)),
+        };
+        let Some(listen) = listen else {
+            bail!("[metrics] listen is \"off\": the relay shows nothing of itself");
+        };
+        overview::print(listen, self.json)
+    }
+}
+
 /// `turnpike detach`.
 #[derive(Args, Debug)]
 pub(crate) struct DetachArgs {
@@ -244,6 +280,7 @@ mod tests {
             "turnpike config --example --check x",
             "turnpike serve --config x --datapath fast",
             "turnpike credentials --config x --user a --lifetime 0",
+            "turnpike datapath --config x --metrics 127.0.0.1:1",
         ] {
             assert!(Cli::try_parse_from(wrong.split(' ')).is_err(), "{wrong}");
         }

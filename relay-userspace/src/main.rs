@@ -13,6 +13,7 @@ mod icmp;
 mod interfaces;
 mod logging;
 mod metrics;
+mod overview;
 mod ring;
 mod scrape;
 mod serve;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Config(args) => args.run(),
         Command::Credentials(args) => args.run(clock::unix_secs()),
         Command::Detach(args) => args.run(),
+        Command::Datapath(args) => args.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

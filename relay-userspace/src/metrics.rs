@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use prometheus::{
     Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
-use relay_common::abi::{Count, Direction, Reason};
+use relay_common::abi::{Count, Direction, Reason, TIMES_BUCKETS};
 use relay_common::addr::{Family, Transport};
 use relay_turn::{Code, DropReason, IcmpOutcome, RequestMethod, Snapshot};
 
@@ -16,6 +16,9 @@ use crate::shard::Report;
 
 /// The media type of what [`Exporter::render`] returns.
 pub(crate) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// The histogram of what a packet costs in the kernel program.
+pub(crate) const TIMES_METRIC: &str = "turnpike_xdp_seconds";
 
 /// Everything that is exported, read just now.
 #[derive(Clone, Default, Debug)]
@@ -36,6 +39,9 @@ pub(crate) struct Sample {
     pub(crate) routes: u64,
     /// Routes that could not be put into the kernel, since start.
     pub(crate) route_install_failures: u64,
+    /// Packets by the logarithm of the nanoseconds that the kernel program took for them; `None`
+    /// when it does not measure.
+    pub(crate) times: Option<[u64; TIMES_BUCKETS as usize]>,
 }
 
 /// An interface and how its packets are relayed.
@@ -108,6 +114,7 @@ impl Exporter {
         let families = self.collect(sample).gather();
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text).expect("the families are well-formed");
+        text.extend(sample.times.iter().flat_map(times).flat_map(String::into_bytes));
         text
     }
 
@@ -241,6 +248,26 @@ fn datapath(page: &Page, sample: &Sample, xdp: &[Count; Reason::ALL.len()]) {
     page.counter("turnpike_route_install_failures_total", help, sample.route_install_failures);
 }
 
+/// The histogram, line by line, and without a sum: nobody adds the times up, and an estimate would
+/// look like a measurement.
+fn times(buckets: &[u64; TIMES_BUCKETS as usize]) -> Vec<String> {
+    let help = "Time that the kernel program took for a packet.";
+    let mut lines =
+        vec![format!("# HELP {TIMES_METRIC} {help}\n# TYPE {TIMES_METRIC} histogram\n")];
+    let mut count = 0;
+    for (bucket, packets) in (0..TIMES_BUCKETS).zip(buckets) {
+        count += packets;
+        // The last bucket has no upper bound.
+        let bound = match bucket + 1 {
+            TIMES_BUCKETS => "+Inf".to_owned(),
+            log2 => (f64::from(1u32 << log2) / 1e9).to_string(),
+        };
+        lines.push(format!("{TIMES_METRIC}_bucket{{le=\"{bound}\"}} {count}\n"));
+    }
+    lines.push(format!("{TIMES_METRIC}_count {count}\n"));
+    lines
+}
+
 /// The metrics of one scrape. Names and labels are literals of this module: they are valid and
 /// there once, which the tests prove by rendering them.
 #[derive(Default)]
@@ -314,6 +341,7 @@ mod tests {
             next_hops_unresolved: 4,
             routes: 5,
             route_install_failures: 6,
+            times: None,
         }
     }
 
@@ -325,6 +353,25 @@ mod tests {
     fn value(text: &str, series: &str) -> u64 {
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {series} in {text}")).parse().unwrap()
+    }
+
+    #[test]
+    fn times_become_a_histogram_only_when_they_are_measured() {
+        let exporter = Exporter::new(PROCESS);
+        assert!(!render(&exporter, &sample()).contains(TIMES_METRIC));
+        let mut buckets = [0; TIMES_BUCKETS as usize];
+        (buckets[6], buckets[7], buckets[23]) = (30, 90, 1);
+        let text = render(&exporter, &Sample { times: Some(buckets), ..sample() });
+        for (bound, count) in [
+            ("0.000000064", 0),
+            ("0.000000128", 30),
+            ("0.000000256", 120),
+            ("0.008388608", 120),
+            ("+Inf", 121),
+        ] {
+            assert_eq!(value(&text, &format!("{TIMES_METRIC}_bucket{{le=\"{bound}\"}}")), count);
+        }
+        assert_eq!(value(&text, &format!("{TIMES_METRIC}_count")), 121);
     }
 
     #[test]

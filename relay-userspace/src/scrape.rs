@@ -93,6 +93,7 @@ impl Relay {
             sample.route_install_failures = report.install_failures;
             sample.next_hops_resolved = report.next_hops_resolved;
             sample.next_hops_unresolved = report.next_hops_unresolved;
+            sample.times = kernel.times();
         }
         Report { sample, health: Health { ready: failing.is_empty(), failing } }
     }

@@ -15,7 +15,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,10 @@ pub(crate) use fault::{ConfigErrors, Warning};
 
 /// The example file: every key, what it means and what it is when it is absent.
 pub(crate) const EXAMPLE: &str = include_str!("../../../deploy/turnpike.example.toml");
+
+/// Where metrics are served unless the file says otherwise.
+pub(crate) const METRICS_DEFAULT: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9641);
 
 /// What stands in the example where a secret belongs; refused everywhere.
 const EXAMPLE_SECRET: &str = "REPLACE-ME";

@@ -14,7 +14,10 @@ use tracing::Level;
 
 use super::document::{Reader, Section, Text};
 use super::fault::{ConfigErrors, Fault};
-use super::{Config, Datapath, Limits, Log, LogFormat, Mode, Peers, Pin, Relay, auth, checks};
+use super::{
+    Config, Datapath, Limits, Log, LogFormat, METRICS_DEFAULT, Mode, Peers, Pin, Relay, auth,
+    checks,
+};
 
 const LEVELS: [(&str, Level); 5] = [
     ("error", Level::ERROR),
@@ -213,7 +216,7 @@ fn networks<'t>(reader: &mut Reader<'t>, section: &Section<'t>, key: &'static st
 
 fn metrics_listen<'t>(reader: &mut Reader<'t>, section: &Section<'t>) -> Option<SocketAddr> {
     match reader.text(section, "listen") {
-        None => Some(SocketAddr::from(([127, 0, 0, 1], 9641))),
+        None => Some(METRICS_DEFAULT),
         Some(text) if *text.get_ref() == "off" => None,
         Some(text) => socket_addr(reader, &text, "metrics.listen"),
     }

@@ -6,12 +6,13 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{Array, DevMap, HashMap as BpfHashMap, MapData};
+use aya::maps::{Array, DevMap, HashMap as BpfHashMap, MapData, PerCpuArray};
 use aya::programs::Xdp;
 use aya::programs::links::PinnedLink;
 use aya::{Ebpf, EbpfLoader};
 use relay_common::abi::{
-    ABI_VERSION, Config, Count, Direction, LinkKey, NextHop, PROGRAM, Reason, TIMES_SWITCH, map,
+    ABI_VERSION, Config, Count, Direction, LinkKey, NextHop, PROGRAM, Reason, TIMES_BUCKETS,
+    TIMES_SWITCH, map,
 };
 use relay_turn::Binding;
 use rustix::system::uname;
@@ -81,6 +82,7 @@ pub(crate) struct Kernel {
     table: Mutex<Table>,
     /// Of an object that reads tags.
     vlans: Mutex<Option<Vlans>>,
+    times: Option<PerCpuArray<MapData, u64>>,
     pins: Mutex<Option<Pins>>,
     // The links, if they are pinned.
     _links: Vec<PinnedLink>,
@@ -125,6 +127,10 @@ impl Kernel {
         }
         let table = Table::take(&mut ebpf, changes)?;
         let vlans = Mutex::new(take(&mut ebpf, map::LINKS).ok());
+        let times = match settings.measure_times {
+            true => Some(take(&mut ebpf, map::TIMES)?),
+            false => None,
+        };
         let program = program(&mut ebpf)?;
         let Attached { attachments, links } =
             attach(program, &settings.interfaces, &settings.modes, patience)?;
@@ -138,7 +144,7 @@ impl Kernel {
         let own = settings.own.clone();
         let (log, table) = (Mutex::new(log), Mutex::new(table));
         let pins = Mutex::new(pins);
-        Ok(Self { attachments, own, log, table, vlans, pins, _links: pinned, _ebpf: ebpf })
+        Ok(Self { attachments, own, log, table, vlans, times, pins, _links: pinned, _ebpf: ebpf })
     }
 
     /// Where it is attached, and how.
@@ -205,6 +211,17 @@ impl Kernel {
     /// Reads the counters.
     pub(crate) fn report(&self) -> KernelReport {
         self.lock().report()
+    }
+
+    /// Packets by the logarithm of the nanoseconds that the program took for them; `None` if it
+    /// does not measure, or the map cannot be read.
+    pub(crate) fn times(&self) -> Option<[u64; TIMES_BUCKETS as usize]> {
+        let map = self.times.as_ref()?;
+        let mut times = [0; TIMES_BUCKETS as usize];
+        for (bucket, packets) in (0..).zip(&mut times) {
+            *packets = map.get(&bucket, 0).ok()?.iter().sum();
+        }
+        Some(times)
     }
 
     fn vlans(&self) -> MutexGuard<'_, Option<Vlans>> {
