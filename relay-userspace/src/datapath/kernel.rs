@@ -80,8 +80,7 @@ pub(crate) struct Kernel {
     own: Vec<IpAddr>,
     log: Mutex<Option<KernelLog>>,
     table: Mutex<Table>,
-    /// Of an object that reads tags.
-    vlans: Mutex<Option<Vlans>>,
+    vlans: Mutex<Vlans>,
     times: Option<PerCpuArray<MapData, u64>>,
     pins: Mutex<Option<Pins>>,
     // The links, if they are pinned.
@@ -120,13 +119,15 @@ impl Kernel {
         let mut config: Array<MapData, Plain<Config>> = take(&mut ebpf, map::CONFIG)?;
         config.set(0, Plain(config_of(settings)), 0).map_err(DatapathError::Map)?;
         let mut ports: DevMap<MapData> = take(&mut ebpf, map::PORTS)?;
+        let mut egress: BpfHashMap<MapData, u32, u32> = take(&mut ebpf, map::EGRESS)?;
         for (port, interface) in (0..).zip(&settings.interfaces) {
             ports
                 .set(port, interface.index, None, 0)
                 .map_err(|_| DatapathError::ForeignObject("the map of egress interfaces"))?;
+            egress.insert(interface.index, port, 0).map_err(DatapathError::Map)?;
         }
         let table = Table::take(&mut ebpf, changes)?;
-        let vlans = Mutex::new(take(&mut ebpf, map::LINKS).ok());
+        let vlans = Mutex::new(take(&mut ebpf, map::LINKS)?);
         let times = match settings.measure_times {
             true => Some(take(&mut ebpf, map::TIMES)?),
             false => None,
@@ -193,19 +194,15 @@ impl Kernel {
 
     /// Takes frames with these tags as those of a VLAN device.
     pub(crate) fn set_vlan(&self, key: LinkKey, index: u32) {
-        if let Some(vlans) = &mut *self.vlans()
-            && let Err(error) = vlans.insert(Plain(key), index, 0)
-        {
+        if let Err(error) = self.vlans().insert(Plain(key), index, 0) {
             warn!(%error, "a VLAN does not fit into the kernel: its packets go through userspace");
         }
     }
 
     /// Leaves frames with these tags alone.
     pub(crate) fn withdraw_vlan(&self, key: LinkKey) {
-        if let Some(vlans) = &mut *self.vlans() {
-            // One that is not there is as good as one that was removed.
-            let _ = vlans.remove(&Plain(key));
-        }
+        // One that is not there is as good as one that was removed.
+        let _ = self.vlans().remove(&Plain(key));
     }
 
     /// Reads the counters.
@@ -224,7 +221,7 @@ impl Kernel {
         Some(times)
     }
 
-    fn vlans(&self) -> MutexGuard<'_, Option<Vlans>> {
+    fn vlans(&self) -> MutexGuard<'_, Vlans> {
         self.vlans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -276,7 +273,7 @@ fn load_object(settings: &Settings<'_>) -> Result<Ebpf, DatapathError> {
     };
     let mut loader = EbpfLoader::new();
     let measure_times = u32::from(settings.measure_times);
-    // An object that cannot measure does not have the switch.
+    // An object of another version may lack the switch: that is found out below, and said.
     loader.override_global(TIMES_SWITCH, &measure_times, false);
     let ebpf = loader.load(bytes).map_err(DatapathError::Load)?;
     let abi = ebpf.map(map::ABI).ok_or(DatapathError::ForeignObject("no ABI version"))?;

@@ -12,7 +12,7 @@ use crate::Test;
 use crate::clients::{Run, peer};
 use crate::needs::Need::{Clients, Namespaces, Xdp};
 use crate::pins::BpfFs;
-use crate::relay::{Plan, Relay, Rig};
+use crate::relay::{Plan, Relay, Rig, command};
 use crate::relaying::IPV4;
 use crate::topology::{Namespace, Topology};
 use crate::wait;
@@ -20,6 +20,7 @@ use crate::wait;
 /// The tests of this file.
 pub(crate) const TESTS: &[Test] = &[
     ("healthy_and_ready_while_serving", &[Namespaces], healthy),
+    ("the_kernel_path_is_shown", &[Namespaces, Xdp, Clients], shown),
     ("sigint_leaves_nothing_behind", &[Namespaces, Xdp, Clients], |rig| ends(rig, Signal::INT)),
     ("sigterm_leaves_nothing_behind", &[Namespaces, Xdp, Clients], |rig| ends(rig, Signal::TERM)),
     ("sigkill_without_pins_leaves_nothing_behind", &[Namespaces, Xdp, Clients], |rig| {
@@ -39,6 +40,39 @@ fn healthy(rig: &Rig) {
         assert_eq!(relay.get(path), Some((200, "ok\n".to_owned())), "{path}");
     }
     assert_eq!(relay.get("/").map(|(status, _)| status), Some(404));
+}
+
+/// `turnpike datapath`, for people and scripts, with times and without.
+fn shown(rig: &Rig) {
+    let topology = Topology::two_armed(Some(rig.object()));
+    let namespace = &topology.relay;
+    let (done, said) = command(rig, namespace, &["datapath"]);
+    assert!(!done && said.contains("no relay answers on 127.0.0.1:9641"), "{said}");
+    let shown = || {
+        let (done, said) = command(rig, namespace, &["datapath", "--json"]);
+        assert!(done, "{said}");
+        serde_json::from_str::<Value>(&said).unwrap()
+    };
+    let relay = Relay::start(rig, namespace, &Plan::two_armed("native"));
+    assert_eq!(shown()["times"], serde_json::json!([]), "not measured unless it is asked for");
+    assert!(!relay.metrics().0.contains("turnpike_xdp_seconds"));
+    drop(relay);
+
+    let measured = Plan { measure_times: true, ..Plan::two_armed("native") };
+    let _relay = Relay::start(rig, namespace, &measured);
+    let _peer = peer(&topology.peer, IPV4.peer);
+    IPV4.pass(&topology.client);
+    let shown = shown();
+    let modes = shown["interfaces"].as_array().unwrap();
+    assert!(modes.len() == 2 && modes.iter().all(|i| i["mode"] == "native"), "{shown:#}");
+    assert!(shown["verdicts"]["client_to_peer"].as_u64().unwrap() >= IPV4.total(), "{shown:#}");
+    let times = shown["times"].as_array().unwrap();
+    let timed: u64 = times.iter().map(|bucket| bucket["packets"].as_u64().unwrap()).sum();
+    let seen: u64 =
+        shown["verdicts"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
+    assert!(timed >= IPV4.total() && timed <= seen + 100, "{timed} of {seen}: {shown:#}");
+    let (done, said) = command(rig, namespace, &["datapath"]);
+    assert!(done && said.contains("client_to_peer") && said.contains(" ns ") && said.contains('#'));
 }
 
 fn ends(rig: &Rig, signal: Signal) {

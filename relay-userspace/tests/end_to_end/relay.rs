@@ -61,6 +61,8 @@ pub(crate) struct Plan {
     pub(crate) interfaces: Vec<&'static str>,
     /// `[datapath] object`; `None`: the one of the rig.
     pub(crate) object: Option<&'static str>,
+    /// `[datapath] measure_times`.
+    pub(crate) measure_times: bool,
     /// `[workers] shards`; 0: one for each CPU.
     pub(crate) shards: u32,
     /// More lines, before the first table.
@@ -80,6 +82,7 @@ impl Plan {
             mode,
             interfaces: Vec::new(),
             object: None,
+            measure_times: false,
             shards: 0,
             more: "",
             wrapper: "",
@@ -97,7 +100,8 @@ impl Plan {
     }
 
     fn text(&self, object: Option<&Path>) -> String {
-        let Self { listen, addresses, mode, interfaces, shards, more, pin, .. } = self;
+        let Self { listen, addresses, mode, interfaces, shards, more, pin, measure_times, .. } =
+            self;
         let pin = pin.as_deref().unwrap_or(Path::new("off"));
         let mut text = format!(
             "realm = \"end-to-end.test\"\n{more}\n[listen]\nudp = {listen:?}\n\
@@ -107,7 +111,8 @@ impl Plan {
              [metrics]\nlisten = \"{ADMIN}\"\n\
              [compat]\nrfc5766_channel_numbers = true\n\
              [workers]\nshards = {shards}\n\
-             [datapath]\nmode = \"{mode}\"\ninterfaces = {interfaces:?}\npin = {pin:?}\n"
+             [datapath]\nmode = \"{mode}\"\ninterfaces = {interfaces:?}\npin = {pin:?}\n\
+             measure_times = {measure_times}\n"
         );
         if let Some(object) = object {
             text.push_str(&format!("object = {object:?}\n"));
