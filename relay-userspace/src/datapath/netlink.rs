@@ -4,8 +4,9 @@
 //! A next hop is valid only while its route leaves by an attached interface and its neighbour's
 //! MAC address is known. Traffic that XDP relays does not refresh the kernel's neighbour table,
 //! so neighbours in use are asked for here; nor do path MTUs, redirects and some next-hop objects
-//! make events, so routes in use are looked up again and again. Whatever goes wrong with netlink makes every next hop invalid until
-//! it is read anew: packets then go through userspace, never to a wrong place.
+//! make events, so routes in use are looked up again and again. Whatever goes wrong with netlink
+//! makes every next hop invalid until it is read anew: packets then go through userspace, never to
+//! a wrong place.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;

@@ -162,12 +162,10 @@ impl Topology {
         let bystander = object.map(|object| attach_bystander(object, &far_ends));
         Self { _bystander: bystander, client, relay, peer, routers: vec![router] }
     }
-}
 
-impl Topology {
     /// The relay has an interface for clients (10.77.1.1) and one to each of two routers (`way-a`,
-    /// 10.77.4.1, and `way-b`, 10.77.5.1), which are 10.77.4.2 and 10.77.5.2 and lead to the peer. The
-    /// relay's way to the peer is the first router, the peer's way back the second.
+    /// 10.77.4.1, and `way-b`, 10.77.5.1), which are 10.77.4.2 and 10.77.5.2 and lead to the peer.
+    /// The relay's way to the peer is the first router, the peer's way back the second.
     pub(crate) fn two_gateways(object: &Path) -> Self {
         let (client, relay, peer) =
             (Namespace::new("client"), Namespace::new("relay"), Namespace::new("peer"));
