@@ -1,6 +1,7 @@
 //! The network changes under traffic: the kernel's next hops follow, and what cannot leave by XDP
 //! any more goes up, not out. The routers' and the peer's own counters are the witnesses.
 
+use std::net::UdpSocket;
 use std::thread;
 use std::time::Duration;
 
@@ -177,10 +178,15 @@ fn mtu_change(rig: &Rig) {
     }
 }
 
-/// Behind the router; no event tells the relay, only an ICMP message to its kernel.
+/// Behind the router; no event tells the relay, only an ICMP message to its kernel. The relay's own
+/// sockets leave such messages to the clients: it is another program's packet that asks for it.
 fn path_mtu_change(rig: &Rig) {
     let topology = Topology::two_gateways(rig.object());
     let scene = Scene::start(rig, &topology, &Run { options: "-c -l 1000", ..IPV4 });
     topology.routers[0].ip("link set peer mtu 800");
+    topology.relay.within(|| {
+        let socket = UdpSocket::bind("10.77.1.1:0").unwrap();
+        socket.send_to(&[0; 1000], "10.77.2.2:9").unwrap();
+    });
     scene.until_up(Reason::TooBig);
 }
