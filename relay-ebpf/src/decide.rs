@@ -36,6 +36,17 @@ pub(crate) enum Side {
     Relayed,
 }
 
+/// A map's key as the words that it is stored, hashed and compared in: a word written in parts is
+/// slow to read, and the verifier wants words on the stack aligned.
+#[repr(C, align(8))]
+pub(crate) struct Key<const WORDS: usize>(pub(crate) [u64; WORDS]);
+
+/// The last word of a key: both ports, the channel number, and zeros.
+#[inline(always)]
+pub(crate) fn key_tail(udp: &Udp, channel: u16) -> u64 {
+    zerocopy::transmute!([udp.src, udp.dst, channel, 0])
+}
+
 impl Side {
     /// The channel number of a route's key (wire).
     #[inline(always)]
@@ -129,20 +140,18 @@ fn listens(config: &Config, port: u16) -> bool {
     false
 }
 
-/// A route is of this configuration, and its time is not over.
+/// A route is of this configuration, and its time is not over. Gives the time.
 #[inline(always)]
 pub(crate) fn in_force<T: Tables>(
     tables: &T,
     config: &Config,
     route: &Route,
-) -> Result<(), Reason> {
+) -> Result<u64, Reason> {
     if route.epoch != config.epoch {
         return Err(Reason::StaleEpoch);
     }
-    if tables.now_ns() >= route.deadline_ns {
-        return Err(Reason::Expired);
-    }
-    Ok(())
+    let now_ns = tables.now_ns();
+    if now_ns >= route.deadline_ns { Err(Reason::Expired) } else { Ok(now_ns) }
 }
 
 /// Everything that is needed to rewrite on a straight path, decided.
@@ -164,9 +173,10 @@ pub(crate) struct Plan<'t> {
 impl Plan<'_> {
     /// Whether the allocation's limits let the packet through; it is charged.
     #[inline(always)]
-    pub(crate) fn admitted<T: Tables>(&self, tables: &T) -> bool {
+    pub(crate) fn admitted<T: Tables>(&self, tables: &T, now_ns: u64) -> bool {
         let Route { flags, slot, .. } = *self.route;
-        flags & FLAG_POLICED == 0 || police::admit(tables, slot, self.direction, self.bytes.into())
+        let bytes = self.bytes.into();
+        flags & FLAG_POLICED == 0 || police::admit(tables, slot, self.direction, now_ns, bytes)
     }
 
     /// Writes the link header's addresses; a family writes its EtherType.
@@ -230,7 +240,7 @@ pub(crate) fn plan<'t, T: Tables>(
         hop_limit: old.hop_limit - 1,
         udp_len,
         hop,
-        udp_checksum: udp_checksum(&old.udp, udp_len, added),
+        udp_checksum: udp_checksum(old.udp.len, old.udp.checksum, udp_len, added),
         exit,
         direction,
         bytes: change.bytes,

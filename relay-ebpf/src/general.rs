@@ -28,19 +28,24 @@ pub(crate) struct Place {
     pub(crate) listening: bool,
 }
 
-/// What the frame held.
+/// What the frame held. Each field is a whole register: the verifier rejects what is put together in
+/// memory at odd places.
 struct Old {
-    class: u8,
-    hop_limit: u8,
-    /// IPv4's; zero for IPv6.
-    total_len: u16,
-    id: u16,
-    fragment: u16,
-    ip_checksum: u16,
-    /// IPv6's; zero for IPv4.
-    version_class_flow: [u16; 2],
-    udp: Udp,
-    channel: Channel,
+    class: u32,
+    hop_limit: u32,
+    /// IPv4's (wire); zero for IPv6.
+    total_len: u32,
+    id: u32,
+    fragment: u32,
+    ip_checksum: u32,
+    /// IPv6's first words (wire); for IPv4, those that it gets.
+    version_class_flow: u32,
+    /// UDP's (wire).
+    udp_len: u32,
+    udp_checksum: u32,
+    /// The channel header's (wire); zero from a peer.
+    channel_number: u32,
+    channel_len: u32,
 }
 
 /// What leaves.
@@ -66,15 +71,21 @@ struct Change {
     sum: u32,
 }
 
-/// Relays by a route, or says why not. Out of line: one copy, with a stack of its own.
-#[inline(never)]
+/// Relays by a route, or says why not.
+#[inline(always)]
 pub(crate) fn relay<F: Frame, T: Tables>(
     frame: &mut F,
     tables: &T,
     route: &Route,
     place: Place,
 ) -> Verdict {
-    rewrite(frame, tables, route, place).unwrap_or_else(|verdict| verdict)
+    Verdict::from_code(out_of_line(frame, tables, route, place))
+}
+
+/// One copy, with a stack of its own.
+#[inline(never)]
+fn out_of_line<F: Frame, T: Tables>(frame: &mut F, tables: &T, route: &Route, place: Place) -> u32 {
+    rewrite(frame, tables, route, place).unwrap_or_else(|verdict| verdict).code()
 }
 
 #[inline(always)]
@@ -101,7 +112,7 @@ fn rewrite<F: Frame, T: Tables>(
     let added = u32::from(route.udp_delta) + change.sum + removed;
     let new = New {
         udp_len,
-        udp_checksum: udp_checksum(&old.udp, be16(udp_len), added),
+        udp_checksum: udp_checksum(word(old.udp_len), word(old.udp_checksum), be16(udp_len), added),
         hops: change.hops,
     };
     if !policed(tables, route, &change) {
@@ -138,50 +149,66 @@ fn rewrite<F: Frame, T: Tables>(
 fn read<F: Frame>(frame: &F, place: Place) -> Option<Old> {
     let at = u32::from(place.ip_at);
     let udp_at = at + ip_bytes(place.family);
-    let udp = *frame.at::<Udp>(udp_at)?;
-    let channel = if place.listening {
-        *frame.at::<Channel>(udp_at + UDP_BYTES)?
+    let udp = frame.at::<Udp>(udp_at)?;
+    let (udp_len, udp_checksum) = (udp.len.into(), udp.checksum.into());
+    let (channel_number, channel_len) = if place.listening {
+        let channel = frame.at::<Channel>(udp_at + UDP_BYTES)?;
+        (channel.number.into(), channel.len.into())
     } else {
-        Channel { number: 0, len: 0 }
+        (0, 0)
     };
-    Some(match place.family {
+    let (class, hop_limit, total_len, id, fragment, ip_checksum, version_class_flow);
+    match place.family {
         Family::V4 => {
             let ip = frame.at::<Ipv4>(at)?;
-            Old {
-                class: ip.tos,
-                hop_limit: ip.ttl,
-                total_len: ip.total_len,
-                id: ip.id,
-                fragment: ip.fragment,
-                ip_checksum: ip.checksum,
-                version_class_flow: version_class(ip.tos),
-                udp,
-                channel,
-            }
+            (class, hop_limit) = (ip.tos.into(), ip.ttl.into());
+            (total_len, id) = (ip.total_len.into(), ip.id.into());
+            (fragment, ip_checksum) = (ip.fragment.into(), ip.checksum.into());
+            version_class_flow = zerocopy::transmute!(version_class(ip.tos));
         }
         Family::V6 => {
             let ip = frame.at::<Ipv6>(at)?;
-            let class = u16::from_be(ip.version_class_flow[0]) >> 4 & 0xFF;
-            Old {
-                #[allow(clippy::cast_possible_truncation, reason = "eight bits")]
-                class: class as u8,
-                hop_limit: ip.hop_limit,
-                total_len: 0,
-                id: 0,
-                fragment: DONT_FRAGMENT,
-                ip_checksum: 0,
-                version_class_flow: ip.version_class_flow,
-                udp,
-                channel,
-            }
+            class = u32::from(u16::from_be(ip.version_class_flow[0])) >> 4 & 0xFF;
+            hop_limit = ip.hop_limit.into();
+            (total_len, id, fragment, ip_checksum) = (0, 0, DONT_FRAGMENT.into(), 0);
+            version_class_flow = zerocopy::transmute!(ip.version_class_flow);
         }
+    }
+    Some(Old {
+        class,
+        hop_limit,
+        total_len,
+        id,
+        fragment,
+        ip_checksum,
+        version_class_flow,
+        udp_len,
+        udp_checksum,
+        channel_number,
+        channel_len,
     })
+}
+
+/// The low word of a register that holds one.
+#[inline(always)]
+const fn word(register: u32) -> u16 {
+    #[allow(clippy::cast_possible_truncation, reason = "holds sixteen bits")]
+    let word = register as u16;
+    word
+}
+
+/// The low byte of a register that holds one.
+#[inline(always)]
+const fn byte(register: u32) -> u8 {
+    #[allow(clippy::cast_possible_truncation, reason = "holds eight bits")]
+    let byte = register as u8;
+    byte
 }
 
 #[inline(always)]
 fn change(route: &Route, old: &Old, listening: bool) -> Result<Change, Reason> {
-    let payload = u32::from(u16::from_be(old.udp.len)).wrapping_sub(UDP_BYTES) & 0xFFFF;
-    let data = if listening { u16::from_be(old.channel.len).into() } else { payload };
+    let payload = u32::from(u16::from_be(word(old.udp_len))).wrapping_sub(UDP_BYTES) & 0xFFFF;
+    let data = if listening { u16::from_be(word(old.channel_len)).into() } else { payload };
     let padding =
         if listening { payload.wrapping_sub(CHANNEL_BYTES).wrapping_sub(data) } else { 0 };
     let change = match (listening, route.action) {
@@ -189,7 +216,7 @@ fn change(route: &Route, old: &Old, listening: bool) -> Result<Change, Reason> {
             reason: Reason::ClientToPeer,
             wraps: false,
             hops: 1,
-            sum: u32::from(!old.channel.number) + u32::from(!old.channel.len),
+            sum: u32::from(!word(old.channel_number)) + u32::from(!word(old.channel_len)),
             data,
             padding,
         },
@@ -209,7 +236,7 @@ fn change(route: &Route, old: &Old, listening: bool) -> Result<Change, Reason> {
         _ => return Err(Reason::UnknownAction),
     };
     // RFC 8656 §14: the hop limit is decremented; userspace sees what may travel no further.
-    if old.hop_limit <= change.hops { Err(Reason::HopLimit) } else { Ok(change) }
+    if old.hop_limit <= change.hops.into() { Err(Reason::HopLimit) } else { Ok(change) }
 }
 
 #[inline(always)]
@@ -222,7 +249,7 @@ fn decide<'t, F: Frame, T: Tables>(
     [from, to]: [Family; 2],
 ) -> Result<Exit<'t>, Reason> {
     // RFC 8200 §8.1: IPv6 must have one; without it there is nothing to adjust.
-    if old.udp.checksum == 0 && (from == Family::V6 || to == Family::V6) {
+    if old.udp_checksum == 0 && (from == Family::V6 || to == Family::V6) {
         return Err(Reason::ChecksumMissing);
     }
     let gap = if change.wraps { CHANNEL_BYTES } else { 0 };
@@ -233,7 +260,7 @@ fn decide<'t, F: Frame, T: Tables>(
         dst: route.dst,
         src_port: route.src_port,
         dst_port: route.dst_port,
-        class: old.class,
+        class: byte(old.class),
         bytes: 0,
     };
     exit(tables, route.next_hop, frame.ingress(), bytes, query)
@@ -261,13 +288,13 @@ fn padding<F: Frame>(frame: &F, at: u32, change: &Change) -> Option<u32> {
 
 /// The checksum is adjusted, never computed: what was wrong on the way here stays wrong.
 #[inline(always)]
-pub(crate) fn udp_checksum(old: &Udp, len: u16, added: u32) -> u16 {
-    if old.checksum == 0 {
+pub(crate) fn udp_checksum(old_len: u16, checksum: u16, len: u16, added: u32) -> u16 {
+    if checksum == 0 {
         return 0;
     }
     // UDP's length counts twice: in its header and in the pseudo-header.
-    let lengths = 2 * (u32::from(len) + u32::from(!old.len));
-    match checksum::update(old.checksum, added + lengths) {
+    let lengths = 2 * (u32::from(len) + u32::from(!old_len));
+    match checksum::update(checksum, added + lengths) {
         // RFC 768: zero would say that there is none.
         0 => 0xFFFF,
         sum => sum,
@@ -277,28 +304,28 @@ pub(crate) fn udp_checksum(old: &Udp, len: u16, added: u32) -> u16 {
 #[inline(always)]
 fn to_ipv4(route: &Route, old: &Old, new: &New, from: Family) -> Ipv4 {
     let total_len = be16(new.udp_len + 20);
-    let ttl = old.hop_limit - new.hops;
+    let ttl = byte(old.hop_limit) - new.hops;
     let delta = u32::from(route.ip_delta);
     let checksum = match from {
         Family::V4 => {
             let hops = u32::from(!u16::from_ne_bytes([new.hops, 0]));
-            let lengths = u32::from(total_len) + u32::from(!old.total_len);
-            checksum::update(old.ip_checksum, delta + lengths + hops)
+            let lengths = u32::from(total_len) + u32::from(!word(old.total_len));
+            checksum::update(word(old.ip_checksum), delta + lengths + hops)
         }
         // Nothing to adjust: the sum of the whole header.
         Family::V6 => {
-            let first = u32::from(u16::from_ne_bytes([VERSION_IHL, old.class]));
+            let first = u32::from(u16::from_ne_bytes([VERSION_IHL, byte(old.class)]));
             let hops = u32::from(u16::from_ne_bytes([ttl, PROTOCOL_UDP]));
-            let sum = first + u32::from(total_len) + u32::from(old.fragment) + hops + delta;
+            let sum = first + u32::from(total_len) + old.fragment + hops + delta;
             !checksum::fold(sum)
         }
     };
     Ipv4 {
         version_ihl: VERSION_IHL,
-        tos: old.class,
+        tos: byte(old.class),
         total_len,
-        id: old.id,
-        fragment: old.fragment,
+        id: word(old.id),
+        fragment: word(old.fragment),
         ttl,
         protocol: PROTOCOL_UDP,
         checksum,
@@ -309,8 +336,14 @@ fn to_ipv4(route: &Route, old: &Old, new: &New, from: Family) -> Ipv4 {
 
 #[inline(always)]
 fn to_ipv6(route: &Route, old: &Old, new: &New) -> Ipv6 {
-    let hop_limit = old.hop_limit - new.hops;
-    ipv6(old.version_class_flow, new.udp_len, hop_limit, &route.src, &route.dst)
+    let hop_limit = byte(old.hop_limit) - new.hops;
+    ipv6(
+        zerocopy::transmute!(old.version_class_flow),
+        new.udp_len,
+        hop_limit,
+        &route.src,
+        &route.dst,
+    )
 }
 
 /// Whether the allocations that a packet passes may have it; both are asked before one is charged.
@@ -320,17 +353,10 @@ fn policed<T: Tables>(tables: &T, route: &Route, change: &Change) -> bool {
         return true;
     }
     let now_ns = tables.now_ns();
-    let (first, second) = parties(route, change);
-    let room = |(slot, direction)| police::has_room(tables, slot, direction, now_ns);
-    if !room(first) || !second.is_none_or(room) {
-        return false;
+    match parties(route, change) {
+        ((slot, direction), None) => police::admit(tables, slot, direction, now_ns, change.data),
+        (first, Some(second)) => police::admit_both(tables, [first, second], now_ns, change.data),
     }
-    let charge = |(slot, direction)| police::charge(tables, slot, direction, now_ns, change.data);
-    charge(first);
-    if let Some(second) = second {
-        charge(second);
-    }
-    true
 }
 
 #[inline(always)]

@@ -9,46 +9,62 @@ use crate::{Policing, Tables, Word};
 /// Attempts to write a bucket that other CPUs write too; after them a packet goes unpaid.
 const TRIES: usize = 4;
 
-/// Whether both buckets of a slot's direction have room. Charges nothing.
+/// Whether both buckets have room. Charges nothing, so a refusal of one costs the other nothing.
 #[inline(always)]
-pub(crate) fn has_room<T: Tables>(
-    tables: &T,
-    slot: u32,
-    direction: Direction,
-    now_ns: u64,
-) -> bool {
-    let Some(policing) = tables.policer(slot, direction) else { return true };
-    let Policing { packets_full_ns, bytes_full_ns, packet_cost, byte_cost, burst_ns } = policing;
-    let room = |cost, full: T::Word<'_>| {
-        cost == 0 || police::admit(full.load(), now_ns, 0, burst_ns).is_some()
+fn has_room<W: Word>(policing: &Policing<W>, now_ns: u64) -> bool {
+    let room = |cost, full: &W| {
+        cost == 0 || police::admit(full.load(), now_ns, 0, policing.burst_ns).is_some()
     };
-    room(packet_cost, packets_full_ns) && room(byte_cost, bytes_full_ns)
+    room(policing.packet_cost, &policing.packets_full_ns)
+        && room(policing.byte_cost, &policing.bytes_full_ns)
 }
 
 /// Charges a packet and its bytes of application data.
 #[inline(always)]
-pub(crate) fn charge<T: Tables>(
+fn charge<W: Word>(policing: &Policing<W>, now_ns: u64, bytes: u32) {
+    pay(&policing.packets_full_ns, now_ns, policing.packet_cost);
+    pay(&policing.bytes_full_ns, now_ns, police::bytes_cost(bytes, policing.byte_cost));
+}
+
+/// One slot's direction, decided and charged.
+#[inline(always)]
+pub(crate) fn admit<T: Tables>(
     tables: &T,
     slot: u32,
     direction: Direction,
     now_ns: u64,
     bytes: u32,
-) {
-    let Some(policing) = tables.policer(slot, direction) else { return };
-    pay(&policing.packets_full_ns, now_ns, policing.packet_cost);
-    pay(&policing.bytes_full_ns, now_ns, police::bytes_cost(bytes, policing.byte_cost));
-}
-
-/// One slot's direction, decided and charged. Both buckets are asked before either is charged, so a
-/// refusal of one costs the other nothing.
-#[inline(always)]
-pub(crate) fn admit<T: Tables>(tables: &T, slot: u32, direction: Direction, bytes: u32) -> bool {
-    let now_ns = tables.now_ns();
-    let room = has_room(tables, slot, direction, now_ns);
+) -> bool {
+    let Some(policing) = tables.policer(slot, direction) else { return true };
+    let room = has_room(&policing, now_ns);
     if room {
-        charge(tables, slot, direction, now_ns, bytes);
+        charge(&policing, now_ns, bytes);
     }
     room
+}
+
+/// Two slots' directions, for a hairpin: both are asked before either is charged.
+#[inline(always)]
+pub(crate) fn admit_both<T: Tables>(
+    tables: &T,
+    parties: [(u32, Direction); 2],
+    now_ns: u64,
+    bytes: u32,
+) -> bool {
+    let [first, second] = parties.map(|(slot, direction)| tables.policer(slot, direction));
+    let room = |policing: &Option<Policing<T::Word<'_>>>| {
+        policing.as_ref().is_none_or(|policing| has_room(policing, now_ns))
+    };
+    if !room(&first) || !room(&second) {
+        return false;
+    }
+    if let Some(policing) = first {
+        charge(&policing, now_ns, bytes);
+    }
+    if let Some(policing) = second {
+        charge(&policing, now_ns, bytes);
+    }
+    true
 }
 
 #[inline(always)]

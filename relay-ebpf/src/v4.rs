@@ -9,7 +9,8 @@ use relay_common::wire::net::{
 };
 
 use crate::decide::{
-    Datagram, LINK_BYTES, Plan, STRIP, Side, WRAP, arrival, commit, in_force, lengths, plan,
+    Datagram, Key, LINK_BYTES, Plan, STRIP, Side, WRAP, arrival, commit, in_force, key_tail,
+    lengths, plan,
 };
 use crate::general::{self, Place};
 use crate::leave::VERSION_IHL;
@@ -37,9 +38,9 @@ pub(crate) fn relay<F: Frame, T: Tables>(
     // One straight path for each side: the verifier follows values better than their merging.
     match side {
         Side::Listening(..) => {
-            let route = find(tables, config, &old.ip, &old.udp, side)?;
+            let (route, now_ns) = find(tables, config, &old.ip, &old.udp, side)?;
             if let Some((ip, plan)) = decide(frame, tables, route, old, side) {
-                if !plan.admitted(tables) {
+                if !plan.admitted(tables, now_ns) {
                     return Ok(Verdict::Drop(Reason::Policed));
                 }
                 return commit(frame, tables, &plan, STRIP, |new: &mut Ipv4Udp| {
@@ -49,9 +50,9 @@ pub(crate) fn relay<F: Frame, T: Tables>(
             Ok(general::relay(frame, tables, route, place(LINK_BYTES, side)))
         }
         Side::Relayed => {
-            let route = find(tables, config, &old.ip, &old.udp, side)?;
+            let (route, now_ns) = find(tables, config, &old.ip, &old.udp, side)?;
             if let Some((ip, plan)) = decide(frame, tables, route, old, side) {
-                if !plan.admitted(tables) {
+                if !plan.admitted(tables, now_ns) {
                     return Ok(Verdict::Drop(Reason::Policed));
                 }
                 return commit(frame, tables, &plan, WRAP, |new: &mut Ipv4Channel| {
@@ -76,7 +77,7 @@ pub(crate) fn find_at<'t, F: Frame, T: Tables>(
     let udp = frame.at::<Udp>(ip_at + u32::from(HEADER_BYTES)).ok_or(Reason::Truncated)?;
     let channel = || frame.at::<Channel>(ip_at + CHANNEL_AT).copied();
     let side = side(frame.bytes(), config, ip, udp, ip_at, channel)?;
-    let route = find(tables, config, ip, udp, side)?;
+    let (route, _) = find(tables, config, ip, udp, side)?;
     Ok((route, place(ip_at, side)))
 }
 
@@ -111,7 +112,7 @@ fn side(
     arrival(config, udp, channel)
 }
 
-/// Looks the route up; it is in force.
+/// Looks the route up; it is in force at the time that comes with it.
 #[inline(always)]
 fn find<'t, T: Tables>(
     tables: &'t T,
@@ -119,18 +120,13 @@ fn find<'t, T: Tables>(
     ip: &Ipv4,
     udp: &Udp,
     side: Side,
-) -> Result<&'t Route, Reason> {
-    let key = RouteKeyV4 {
-        src: zerocopy::transmute!(ip.src),
-        dst: zerocopy::transmute!(ip.dst),
-        src_port: udp.src,
-        dst_port: udp.dst,
-        channel: side.channel(),
-        reserved: 0,
-    };
-    let route = tables.route_v4(&key).ok_or(Reason::NoRoute)?;
-    in_force(tables, config, route)?;
-    Ok(route)
+) -> Result<(&'t Route, u64), Reason> {
+    let addresses: u64 = zerocopy::transmute!([ip.src, ip.dst]);
+    let key = Key([addresses, key_tail(udp, side.channel())]);
+    let key: &RouteKeyV4 = zerocopy::transmute_ref!(&key.0);
+    let route = tables.route_v4(key).ok_or(Reason::NoRoute)?;
+    let now_ns = in_force(tables, config, route)?;
+    Ok((route, now_ns))
 }
 
 /// Gives the new IP header but for its addresses, and the rest as a plan; `None` is for the general

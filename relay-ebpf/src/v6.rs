@@ -8,7 +8,8 @@ use relay_common::wire::net::{
 };
 
 use crate::decide::{
-    Datagram, LINK_BYTES, Plan, STRIP, Side, WRAP, arrival, commit, in_force, lengths, plan,
+    Datagram, Key, LINK_BYTES, Plan, STRIP, Side, WRAP, arrival, commit, in_force, key_tail,
+    lengths, plan,
 };
 use crate::general::{self, Place};
 use crate::{Frame, Tables, Verdict};
@@ -36,9 +37,9 @@ pub(crate) fn relay<F: Frame, T: Tables>(
     // One straight path for each side: the verifier follows values better than their merging.
     match side {
         Side::Listening(..) => {
-            let route = find(tables, config, &old.ip, &old.udp, side)?;
+            let (route, now_ns) = find(tables, config, &old.ip, &old.udp, side)?;
             if let Some(plan) = decide(frame, tables, route, old, side) {
-                if !plan.admitted(tables) {
+                if !plan.admitted(tables, now_ns) {
                     return Ok(Verdict::Drop(Reason::Policed));
                 }
                 return commit(frame, tables, &plan, STRIP, |new: &mut Ipv6Udp| {
@@ -48,9 +49,9 @@ pub(crate) fn relay<F: Frame, T: Tables>(
             Ok(general::relay(frame, tables, route, place(LINK_BYTES, side)))
         }
         Side::Relayed => {
-            let route = find(tables, config, &old.ip, &old.udp, side)?;
+            let (route, now_ns) = find(tables, config, &old.ip, &old.udp, side)?;
             if let Some(plan) = decide(frame, tables, route, old, side) {
-                if !plan.admitted(tables) {
+                if !plan.admitted(tables, now_ns) {
                     return Ok(Verdict::Drop(Reason::Policed));
                 }
                 return commit(frame, tables, &plan, WRAP, |new: &mut Ipv6Channel| {
@@ -75,7 +76,7 @@ pub(crate) fn find_at<'t, F: Frame, T: Tables>(
     let udp = frame.at::<Udp>(ip_at + u32::from(HEADER_BYTES)).ok_or(Reason::Truncated)?;
     let channel = || frame.at::<Channel>(ip_at + CHANNEL_AT).copied();
     let side = side(frame.bytes(), config, ip, udp, ip_at, channel)?;
-    let route = find(tables, config, ip, udp, side)?;
+    let (route, _) = find(tables, config, ip, udp, side)?;
     Ok((route, place(ip_at, side)))
 }
 
@@ -107,7 +108,7 @@ fn side(
     arrival(config, udp, channel)
 }
 
-/// Looks the route up; it is in force.
+/// Looks the route up; it is in force at the time that comes with it.
 #[inline(always)]
 fn find<'t, T: Tables>(
     tables: &'t T,
@@ -115,18 +116,14 @@ fn find<'t, T: Tables>(
     ip: &Ipv6,
     udp: &Udp,
     side: Side,
-) -> Result<&'t Route, Reason> {
-    let key = RouteKeyV6 {
-        src: words(&ip.src),
-        dst: words(&ip.dst),
-        src_port: udp.src,
-        dst_port: udp.dst,
-        channel: side.channel(),
-        reserved: 0,
-    };
-    let route = tables.route_v6(&key).ok_or(Reason::NoRoute)?;
-    in_force(tables, config, route)?;
-    Ok(route)
+) -> Result<(&'t Route, u64), Reason> {
+    let [a, b]: [u64; 2] = zerocopy::transmute!(ip.src);
+    let [c, d]: [u64; 2] = zerocopy::transmute!(ip.dst);
+    let key = Key([a, b, c, d, key_tail(udp, side.channel())]);
+    let key: &RouteKeyV6 = zerocopy::transmute_ref!(&key.0);
+    let route = tables.route_v6(key).ok_or(Reason::NoRoute)?;
+    let now_ns = in_force(tables, config, route)?;
+    Ok((route, now_ns))
 }
 
 /// `None` is for the general path.
@@ -149,12 +146,6 @@ fn decide<'t, F: Frame, T: Tables>(
         hop_limit: old.ip.hop_limit,
     };
     plan(tables, route, &datagram, side)
-}
-
-/// An address in the words of a key.
-#[inline(always)]
-fn words(address: &[u16; 8]) -> [u32; 4] {
-    zerocopy::transmute!(*address)
 }
 
 #[inline(always)]

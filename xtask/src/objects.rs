@@ -77,6 +77,8 @@ fn rust(toolchain: &Toolchain, warnings: Warnings, package: &str, bin: &str) -> 
         format!("--cfg=bpf_target_arch=\"{ARCH}\""),
         // Atomic instructions and 32-bit registers; every kernel that the program runs on has them.
         "-Ctarget-cpu=v3".to_owned(),
+        // Packets start at even addresses: without this each word is put together of bytes.
+        "-Clink-arg=--cpu-features=+allows-misaligned-mem-access,+alu32".to_owned(),
         // BTF is made from debug information, by the linker.
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
