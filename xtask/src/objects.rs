@@ -23,6 +23,14 @@ const YARDSTICK_SOURCE: &str = "bench/yardstick/relay.bpf.c";
 /// Compilers of the yardstick, the first that is there: Debian's name beside LLVM 22, then any.
 const CLANGS: &[&str] = &["clang-22", "clang"];
 
+/// What Turnpike's program is compiled with beside the rest: it is the one whose time counts.
+const RELAY_FLAGS: &[&str] = &[
+    // Atomic instructions and 32-bit registers; every kernel that the program runs on has them.
+    "-Ctarget-cpu=v3",
+    // Packets start at even addresses: without this each word is put together of bytes.
+    "-Clink-arg=--cpu-features=+allows-misaligned-mem-access,+alu32",
+];
+
 /// What a warning from the kernel programs' crates does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Warnings {
@@ -58,7 +66,7 @@ impl Objects {
 /// A failed compilation or link; the compiler's output is on the terminal.
 pub(crate) fn all(toolchain: &Toolchain, warnings: Warnings) -> Result<Objects> {
     let relay = relay(toolchain, warnings)?;
-    let tool = rust(toolchain, warnings, "relay-bench-ebpf", "relay-bench-xdp")?;
+    let tool = rust(toolchain, warnings, "relay-bench-ebpf", "relay-bench-xdp", &[])?;
     Ok(Objects { relay, tool, yardstick: yardstick(warnings)? })
 }
 
@@ -67,22 +75,25 @@ pub(crate) fn all(toolchain: &Toolchain, warnings: Warnings) -> Result<Objects> 
 /// # Errors
 /// As [`all`].
 pub(crate) fn relay(toolchain: &Toolchain, warnings: Warnings) -> Result<PathBuf> {
-    rust(toolchain, warnings, "relay-ebpf", "turnpike-xdp")
+    rust(toolchain, warnings, "relay-ebpf", "turnpike-xdp", RELAY_FLAGS)
 }
 
-fn rust(toolchain: &Toolchain, warnings: Warnings, package: &str, bin: &str) -> Result<PathBuf> {
+fn rust(
+    toolchain: &Toolchain,
+    warnings: Warnings,
+    package: &str,
+    bin: &str,
+    more_flags: &[&str],
+) -> Result<PathBuf> {
     let directory = directory();
-    let flags = [
+    let mut flags = vec![
         // Which kernel's register layout and system-call numbers aya-ebpf assumes.
         format!("--cfg=bpf_target_arch=\"{ARCH}\""),
-        // Atomic instructions and 32-bit registers; every kernel that the program runs on has them.
-        "-Ctarget-cpu=v3".to_owned(),
-        // Packets start at even addresses: without this each word is put together of bytes.
-        "-Clink-arg=--cpu-features=+allows-misaligned-mem-access,+alu32".to_owned(),
         // BTF is made from debug information, by the linker.
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
     ];
+    flags.extend(more_flags.iter().map(|flag| (*flag).to_owned()));
     let mut cargo = toolchain.cargo();
     cargo
         .args(["build", "--package", package, "--bin", bin, "--features", "kernel"])
