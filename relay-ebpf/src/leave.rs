@@ -141,9 +141,7 @@ pub(crate) fn leave<F: Frame, N: Network>(
     let payload_at = ip_at + N::BYTES + UDP_BYTES;
     #[allow(clippy::cast_possible_wrap, reason = "offsets in the headers of one frame")]
     let cut = kept_at as i32 - gap as i32 - payload_at as i32;
-    if cut != 0 {
-        frame.move_head(cut).ok_or(Verdict::Pass(Reason::NoRoom))?;
-    }
+    frame.move_head(cut).ok_or(Verdict::Pass(Reason::NoRoom))?;
     shape(frame, hop, tags, ip, udp, tail).ok_or(Verdict::Abort(Reason::Aborted))?;
     Ok(payload_at)
 }

@@ -7,7 +7,7 @@ use relay_common::police;
 use crate::{Policing, Tables, Word};
 
 /// Attempts to write a bucket that other CPUs write too; after them a packet goes unpaid.
-const TRIES: usize = 4;
+const TRIES: usize = 2;
 
 /// Whether both buckets have room. Charges nothing, so a refusal of one costs the other nothing.
 #[inline(always)]
