@@ -13,9 +13,9 @@ use crate::general::udp_checksum;
 use crate::leave::PACKET_BYTES_MAX;
 use crate::{Frame, Tables, Verdict, police};
 
-/// The largest untagged frame that may end in something else than its IP packet: Ethernet's minimum
-/// without a frame check sequence, and the four bytes of a check sequence or of a channel header put
-/// in front. A longer one with a tail is odd enough to go up.
+/// The largest untagged frame that may end in something else than its IP packet: Ethernet's
+/// minimum without a frame check sequence, and the four bytes of a check sequence or of a channel
+/// header put in front. A longer one with a tail is odd enough to go up.
 const PADDED_FRAME_BYTES_MAX: u32 = 64;
 /// Padding behind the application data at most (RFC 8656 §12.5).
 const PADDING_BYTES_MAX: u16 = 3;
@@ -76,7 +76,8 @@ pub(crate) struct Datagram {
     pub(crate) hop_limit: u8,
 }
 
-/// The lengths of frame, IP and UDP agree. `ip_total` is header and payload, bytes, from `ip_at` on.
+/// The lengths of frame, IP and UDP agree. `ip_total` is header and payload, bytes, from `ip_at`
+/// on.
 #[inline(always)]
 pub(crate) fn lengths(
     frame: u32,

@@ -1,6 +1,6 @@
 //! The general path: every shape that the straight paths of `v4` and `v6` do not write. Tags in
-//! and out, crossings between the families, hairpins, padding, next hops of the kernel's own routing
-//! table; and the reason for everything that cannot be relayed by a route.
+//! and out, crossings between the families, hairpins, padding, next hops of the kernel's own
+//! routing table; and the reason for everything that cannot be relayed by a route.
 //!
 //! Reads the frame anew: its caller has proven the lengths and found a route that is in force.
 
@@ -28,8 +28,8 @@ pub(crate) struct Place {
     pub(crate) listening: bool,
 }
 
-/// What the frame held. Each field is a whole register: the verifier rejects what is put together in
-/// memory at odd places.
+/// What the frame held. Each field is a whole register: the verifier rejects what is put together
+/// in memory at odd places.
 struct Old {
     class: u32,
     hop_limit: u32,
@@ -370,8 +370,8 @@ fn count<T: Tables>(tables: &T, route: &Route, change: &Change) {
 
 type Party = (u32, Direction);
 
-/// Which allocations a packet passes, and which way. A hairpin is the sender's packet to a peer, and
-/// the receiver's from one.
+/// Which allocations a packet passes, and which way. A hairpin is the sender's packet to a peer,
+/// and the receiver's from one.
 #[inline(always)]
 fn parties(route: &Route, change: &Change) -> (Party, Option<Party>) {
     match change.reason {

@@ -1,5 +1,6 @@
-//! How a rewritten packet leaves: its next hop, and the writing of its headers with any tags and in
-//! either family. What stands in the headers, and whether they may be written, is decided before.
+//! How a rewritten packet leaves: its next hop, and the writing of its headers with any tags and
+//! in either family. What stands in the headers, and whether they may be written, is decided
+//! before.
 
 use relay_common::abi::{NEXT_HOP_VALID, NextHop, Reason, TAGS_MAX, Tag};
 use relay_common::addr::Family;
@@ -121,10 +122,10 @@ pub(crate) const fn version_class(class: u8) -> [u16; 2] {
     [be16(0x6000 | (class as u16) << 4), 0]
 }
 
-/// Puts headers in front of what stays of a frame: all from `kept_at` on, and before it `gap` bytes
-/// of payload with any content, for the caller to write. `tail` bytes are cut off the end. Gives the
-/// offset of the payload, where the gap begins. The first change happens here: an error before it is
-/// a pass, after it an abort.
+/// Puts headers in front of what stays of a frame: all from `kept_at` on, and before it `gap`
+/// bytes of payload with any content, for the caller to write. `tail` bytes are cut off the end.
+/// Gives the offset of the payload, where the gap begins. The first change happens here: an error
+/// before it is a pass, after it an abort.
 #[inline(always)]
 pub(crate) fn leave<F: Frame, N: Network>(
     frame: &mut F,

@@ -86,8 +86,8 @@ impl Packet {
     fn place<T>(&self, offset: u32) -> Option<*mut T> {
         let mut offset = offset as usize;
         if offset != 0 {
-            // SAFETY: moves a register to itself. What the compiler knows of the offset, the verifier need
-            // not know: from here on both know the limit only.
+            // SAFETY: moves a register to itself. What the compiler knows of the offset, the
+            // verifier need not know: from here on both know the limit only.
             unsafe { asm!("{0} = {0}", inlateout(reg) offset, options(nomem, nostack)) };
             if offset > Self::OFFSET_MAX {
                 return None;
@@ -106,9 +106,9 @@ impl Frame for Packet {
     #[inline(always)]
     fn at<T: FromBytes + KnownLayout + Immutable>(&self, offset: u32) -> Option<&T> {
         let headers = self.place::<T>(offset)?;
-        // SAFETY: `place` proved that `T` ends inside the frame, and any bytes are a `T`. The frame
-        // is this program's alone until it returns, and it stays where it is until `move_head`,
-        // which the borrow excludes.
+        // SAFETY: `place` proved that `T` ends inside the frame, and any bytes are a `T`. The
+        // frame is this program's alone until it returns, and it stays where it is until
+        // `move_head`, which the borrow excludes.
         Some(unsafe { &*headers })
     }
 
@@ -231,9 +231,9 @@ impl Tables for Maps {
         const AF_INET: u8 = 2;
         const AF_INET6: u8 = 10;
         let asked = FIB.get_ptr_mut(0)?;
-        // SAFETY: a per-CPU element of plain integers, and XDP does not nest on a CPU. A packet asks
-        // once, so that no reference to an earlier answer is alive. The context is valid, and the
-        // helper reads and writes `params` and nothing else.
+        // SAFETY: a per-CPU element of plain integers, and XDP does not nest on a CPU. A packet
+        // asks once, so that no reference to an earlier answer is alive. The context is valid, and
+        // the helper reads and writes `params` and nothing else.
         unsafe {
             let params = &mut (*asked).params;
             match query.family {

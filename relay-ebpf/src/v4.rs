@@ -88,7 +88,8 @@ fn place(ip_at: u32, side: Side) -> Place {
     Place { ip_at, family: Family::V4, listening: side.is_listening() }
 }
 
-/// Proves that a packet in a frame of so many bytes is a whole UDP datagram, and says which side it arrived on.
+/// Proves that a packet is a whole UDP datagram, and says which side it arrived on. `frame` is in
+/// bytes.
 #[inline(always)]
 fn side(
     frame: u32,
@@ -129,8 +130,8 @@ fn find<'t, T: Tables>(
     Ok((route, now_ns))
 }
 
-/// Gives the new IP header but for its addresses, and the rest as a plan; `None` is for the general
-/// path.
+/// Gives the new IP header but for its addresses, and the rest as a plan; `None` is for the
+/// general path.
 #[inline(always)]
 fn decide<'t, F: Frame, T: Tables>(
     frame: &F,

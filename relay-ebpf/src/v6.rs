@@ -87,7 +87,8 @@ fn place(ip_at: u32, side: Side) -> Place {
     Place { ip_at, family: Family::V6, listening: side.is_listening() }
 }
 
-/// Proves that a packet in a frame of so many bytes is a whole UDP datagram, and says which side it arrived on.
+/// Proves that a packet is a whole UDP datagram, and says which side it arrived on. `frame` is in
+/// bytes.
 #[inline(always)]
 fn side(
     frame: u32,
