@@ -7,6 +7,8 @@
 pub mod attribute;
 pub mod channel_data;
 pub mod checksum;
+pub mod crc32;
+pub mod fixed;
 pub mod net;
 pub mod stun;
 pub mod writer;
