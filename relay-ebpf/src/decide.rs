@@ -20,6 +20,8 @@ const PADDED_FRAME_BYTES_MAX: u32 = 64;
 /// Padding behind the application data at most (RFC 8656 §12.5).
 const PADDING_BYTES_MAX: u16 = 3;
 const CHANNEL_BYTES: u16 = 4;
+/// What a STUN message begins with at most (RFC 7983 §7).
+const STUN_FIRST_BYTE_MAX: u8 = 3;
 const _: () = assert!(HEADER_BYTES == CHANNEL_BYTES as usize);
 const UDP_HEADER_BYTES: u16 = 8;
 const _: () = assert!(UDP_BYTES == UDP_HEADER_BYTES as usize);
@@ -32,6 +34,8 @@ const _: () = assert!(ETHERNET_BYTES == LINK_BYTES as usize);
 pub(crate) enum Side {
     /// A listening port: ChannelData, with so many bytes of padding.
     Listening(Channel, u16),
+    /// A listening port: STUN.
+    Stun,
     /// The relayed range: application data from a peer.
     Relayed,
 }
@@ -53,7 +57,7 @@ impl Side {
     pub(crate) const fn channel(self) -> u16 {
         match self {
             Self::Listening(channel, _) => channel.number,
-            Self::Relayed => 0,
+            Self::Stun | Self::Relayed => 0,
         }
     }
 
@@ -117,6 +121,10 @@ pub(crate) fn arrival(
         return Err(Reason::NotTurn);
     }
     let channel = load().ok_or(Reason::NotTurn)?;
+    let [first, _] = channel.number.to_ne_bytes();
+    if first <= STUN_FIRST_BYTE_MAX {
+        return Ok(Side::Stun);
+    }
     if !(ChannelNumber::FIRST..=config.channel_last).contains(&u16::from_be(channel.number)) {
         return Err(Reason::NotTurn);
     }
@@ -281,7 +289,7 @@ fn change(route: &Route, old: &Datagram, side: Side) -> Option<Change> {
                 sum: u32::from(route.channel) + u32::from(be16(bytes)),
             })
         }
-        Side::Listening(..) | Side::Relayed => None,
+        Side::Listening(..) | Side::Stun | Side::Relayed => None,
     }
 }
 

@@ -11,21 +11,32 @@ use relay_common::addr::Family;
 use relay_common::wire::checksum;
 use relay_common::wire::net::{Channel, Ipv4, Ipv6, PROTOCOL_UDP, Udp, be16};
 
-use crate::leave::{Exit, UDP_BYTES, VERSION_IHL, exit, ip_bytes, ipv6, leave, version_class};
+use crate::leave::{Cut, Exit, UDP_BYTES, VERSION_IHL, exit, ip_bytes, ipv6, leave, version_class};
 use crate::{FibQuery, Frame, Tables, Verdict, police};
 
 const CHANNEL_BYTES: u32 = 4;
+/// An indication up to its application data, about an IPv4 peer.
+pub(crate) const HEAD_V4_BYTES: u32 = 36;
+/// The same about an IPv6 peer.
+pub(crate) const HEAD_V6_BYTES: u32 = 48;
 /// The datagram may not be fragmented, and is none.
 const DONT_FRAGMENT: u16 = be16(0x4000);
 
 /// Where and as what a datagram arrived.
-#[derive(Clone, Copy)]
-pub(crate) struct Place {
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
     /// Where its IP header begins.
-    pub(crate) ip_at: u16,
-    pub(crate) family: Family,
-    /// On a listening port, as ChannelData; else on a relayed port.
-    pub(crate) listening: bool,
+    pub ip_at: u16,
+    /// The family of that.
+    pub family: Family,
+    /// On a listening port, as ChannelData.
+    pub listening: bool,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { ip_at: 0, family: Family::V4, listening: false }
+    }
 }
 
 /// What the frame held. Each field is a whole register: the verifier rejects what is put together
@@ -43,9 +54,6 @@ struct Old {
     /// UDP's (wire).
     udp_len: u32,
     udp_checksum: u32,
-    /// The channel header's (wire); zero from a peer.
-    channel_number: u32,
-    channel_len: u32,
 }
 
 /// What leaves.
@@ -56,19 +64,66 @@ struct New {
     hops: u8,
 }
 
-/// What a route's action does to a datagram.
-struct Change {
-    reason: Reason,
+/// What is done to a datagram, beside what a route says.
+#[derive(Clone, Copy, Debug)]
+pub struct Change {
+    /// Where it lies.
+    pub place: Place,
+    /// As what it is relayed.
+    pub reason: Reason,
+    /// Bytes between UDP's header and the application data, as it arrived.
+    pub head: u32,
     /// Application data.
-    data: u32,
+    pub data: u32,
     /// Behind the application data.
-    padding: u32,
-    /// Whether a channel header leaves.
-    wraps: bool,
+    pub padding: u32,
+    /// Bytes between UDP's header and the application data, as it leaves: 0, 4, 36 or 48.
+    pub gap: u32,
+    /// What stands there.
+    pub words: [u16; GAP_WORDS_MAX],
+    /// Zeros behind the application data, as it leaves.
+    pub zeros: u32,
     /// Relays that it passes here.
-    hops: u8,
-    /// What the channel header adds to the sum of UDP's checksum, less what it took away.
-    sum: u32,
+    pub hops: u8,
+    /// What the new head adds to the sum of UDP's checksum, less what the old one took away.
+    pub sum: u32,
+}
+
+impl Change {
+    /// Nothing yet.
+    #[inline(always)]
+    pub(crate) const fn new(place: Place, reason: Reason) -> Self {
+        Self {
+            place,
+            reason,
+            head: 0,
+            data: 0,
+            padding: 0,
+            gap: 0,
+            words: [0; GAP_WORDS_MAX],
+            zeros: 0,
+            hops: 1,
+            sum: 0,
+        }
+    }
+}
+
+impl Default for Change {
+    fn default() -> Self {
+        Self::new(Place::default(), Reason::ClientToPeer)
+    }
+}
+
+/// Words of the longest gap: a Data indication about an IPv6 peer.
+pub(crate) const GAP_WORDS_MAX: usize = 24;
+
+/// What leaves.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Leaving {
+    /// For what no map has a route for: composed of a permission.
+    pub route: Route,
+    /// What is done to it.
+    pub change: Change,
 }
 
 /// Relays by a route, or says why not.
@@ -79,13 +134,39 @@ pub(crate) fn relay<F: Frame, T: Tables>(
     route: &Route,
     place: Place,
 ) -> Verdict {
-    Verdict::from_code(out_of_line(frame, tables, route, place))
+    Verdict::from_code(by_action(frame, tables, route, place))
+}
+
+#[inline(never)]
+fn by_action<F: Frame, T: Tables>(frame: &mut F, tables: &T, route: &Route, place: Place) -> u32 {
+    let Some(mut leaving) = tables.scratch() else { return Verdict::Pass(Reason::NoRoom).code() };
+    let change = &mut leaving.change;
+    match act(frame, route, place, change) {
+        Ok(()) => forward(frame, tables, route, change).code(),
+        Err(reason) => Verdict::Pass(reason).code(),
+    }
+}
+
+/// Rewrites by a route and a change, or says why not.
+#[inline(always)]
+pub(crate) fn forward<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    route: &Route,
+    change: &Change,
+) -> Verdict {
+    Verdict::from_code(by_change(frame, tables, route, change))
 }
 
 /// One copy, with a stack of its own.
 #[inline(never)]
-fn out_of_line<F: Frame, T: Tables>(frame: &mut F, tables: &T, route: &Route, place: Place) -> u32 {
-    rewrite(frame, tables, route, place).unwrap_or_else(|verdict| verdict).code()
+fn by_change<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    route: &Route,
+    change: &Change,
+) -> u32 {
+    rewrite(frame, tables, route, change).unwrap_or_else(|verdict| verdict).code()
 }
 
 #[inline(always)]
@@ -93,20 +174,24 @@ fn rewrite<F: Frame, T: Tables>(
     frame: &mut F,
     tables: &T,
     route: &Route,
-    place: Place,
+    change: &Change,
 ) -> Result<Verdict, Verdict> {
-    let old = read(frame, place).ok_or(Verdict::Pass(Reason::Truncated))?;
-    let change = change(route, &old, place.listening).map_err(Verdict::Pass)?;
+    let place = change.place;
+    let old = &read(frame, place).ok_or(Verdict::Pass(Reason::Truncated))?;
+    // RFC 8656 §14: the hop limit is decremented; userspace sees what may travel no further.
+    if old.hop_limit <= change.hops.into() {
+        return Err(Verdict::Pass(Reason::HopLimit));
+    }
     let family = if route.flags & FLAG_V6 == 0 { Family::V4 } else { Family::V6 };
-    let exit = decide(frame, tables, route, &old, &change, [place.family, family])
-        .map_err(Verdict::Pass)?;
+    let exit =
+        decide(frame, tables, route, old, change, [place.family, family]).map_err(Verdict::Pass)?;
     let payload_at = u32::from(place.ip_at) + ip_bytes(place.family) + UDP_BYTES;
-    let kept_at = payload_at + if place.listening { CHANNEL_BYTES } else { 0 };
+    let kept_at = payload_at + change.head;
     let end = kept_at + change.data;
-    let removed = padding(frame, end, &change).ok_or(Verdict::Pass(Reason::Length))?;
+    let removed = padding(frame, end, change).ok_or(Verdict::Pass(Reason::Length))?;
     let tail = frame.bytes().wrapping_sub(end);
-    let gap = if change.wraps { CHANNEL_BYTES } else { 0 };
-    let udp_len = UDP_BYTES + gap + change.data;
+    let gap = change.gap;
+    let udp_len = UDP_BYTES + gap + change.data + change.zeros;
     #[allow(clippy::cast_possible_truncation, reason = "`decide` has seen that it fits")]
     let udp_len = udp_len as u16;
     let added = u32::from(route.udp_delta) + change.sum + removed;
@@ -115,7 +200,7 @@ fn rewrite<F: Frame, T: Tables>(
         udp_checksum: udp_checksum(word(old.udp_len), word(old.udp_checksum), be16(udp_len), added),
         hops: change.hops,
     };
-    if !policed(tables, route, &change) {
+    if !policed(tables, route, change) {
         return Err(Verdict::Drop(Reason::Policed));
     }
     let udp = Udp {
@@ -124,25 +209,39 @@ fn rewrite<F: Frame, T: Tables>(
         len: be16(new.udp_len),
         checksum: new.udp_checksum,
     };
+    let cut = Cut { kept_at, gap, tail, zeros: change.zeros };
     let at = match family {
         Family::V4 => {
-            let ip = to_ipv4(route, &old, &new, place.family);
-            leave(frame, exit.hop, &ip, &udp, kept_at, gap, tail)?
+            let ip = to_ipv4(route, old, &new, place.family);
+            leave(frame, exit.hop, &ip, &udp, cut)?
         }
         Family::V6 => {
-            let ip = to_ipv6(route, &old, &new);
-            leave(frame, exit.hop, &ip, &udp, kept_at, gap, tail)?
+            let ip = to_ipv6(route, old, &new);
+            leave(frame, exit.hop, &ip, &udp, cut)?
         }
     };
-    if change.wraps {
-        let channel = frame.at_mut::<Channel>(at).ok_or(Verdict::Abort(Reason::Aborted))?;
-        #[allow(clippy::cast_possible_truncation, reason = "less than `udp_len`")]
-        let len = be16(change.data as u16);
-        *channel = Channel { number: route.channel, len };
-    }
-    count(tables, route, &change);
+    write(frame, at, change).ok_or(Verdict::Abort(Reason::Aborted))?;
+    count(tables, route, change);
     tables.note(change.reason, change.data);
     Ok(exit.verdict(change.reason))
+}
+
+/// Writes what stands in the gap.
+#[inline(always)]
+fn write<F: Frame>(frame: &mut F, at: u32, change: &Change) -> Option<()> {
+    match change.gap {
+        0 => {}
+        CHANNEL_BYTES => {
+            let [number, len, ..] = change.words;
+            *frame.at_mut::<Channel>(at)? = Channel { number, len };
+        }
+        HEAD_V4_BYTES => {
+            let (words, _) = change.words.split_first_chunk::<18>()?;
+            *frame.at_mut::<[u16; 18]>(at)? = *words;
+        }
+        _ => *frame.at_mut::<[u16; GAP_WORDS_MAX]>(at)? = change.words,
+    }
+    Some(())
 }
 
 #[inline(always)]
@@ -151,12 +250,6 @@ fn read<F: Frame>(frame: &F, place: Place) -> Option<Old> {
     let udp_at = at + ip_bytes(place.family);
     let udp = frame.at::<Udp>(udp_at)?;
     let (udp_len, udp_checksum) = (udp.len.into(), udp.checksum.into());
-    let (channel_number, channel_len) = if place.listening {
-        let channel = frame.at::<Channel>(udp_at + UDP_BYTES)?;
-        (channel.number.into(), channel.len.into())
-    } else {
-        (0, 0)
-    };
     let (class, hop_limit, total_len, id, fragment, ip_checksum, version_class_flow);
     match place.family {
         Family::V4 => {
@@ -184,8 +277,6 @@ fn read<F: Frame>(frame: &F, place: Place) -> Option<Old> {
         version_class_flow,
         udp_len,
         udp_checksum,
-        channel_number,
-        channel_len,
     })
 }
 
@@ -205,38 +296,43 @@ const fn byte(register: u32) -> u8 {
     byte
 }
 
+/// What a route's action does.
 #[inline(always)]
-fn change(route: &Route, old: &Old, listening: bool) -> Result<Change, Reason> {
-    let payload = u32::from(u16::from_be(word(old.udp_len))).wrapping_sub(UDP_BYTES) & 0xFFFF;
-    let data = if listening { u16::from_be(word(old.channel_len)).into() } else { payload };
-    let padding =
-        if listening { payload.wrapping_sub(CHANNEL_BYTES).wrapping_sub(data) } else { 0 };
-    let change = match (listening, route.action) {
-        (true, ACTION_STRIP) => Change {
-            reason: Reason::ClientToPeer,
-            wraps: false,
-            hops: 1,
-            sum: u32::from(!word(old.channel_number)) + u32::from(!word(old.channel_len)),
-            data,
-            padding,
-        },
+fn act<F: Frame>(
+    frame: &F,
+    route: &Route,
+    place: Place,
+    change: &mut Change,
+) -> Result<(), Reason> {
+    let at = u32::from(place.ip_at) + ip_bytes(place.family);
+    let udp = frame.at::<Udp>(at).ok_or(Reason::Truncated)?;
+    let payload = u32::from(u16::from_be(udp.len)).wrapping_sub(UDP_BYTES) & 0xFFFF;
+    *change = Change { data: payload, ..Change::new(place, Reason::ClientToPeer) };
+    let mut old = Channel { number: 0, len: 0 };
+    if place.listening {
+        old = *frame.at::<Channel>(at + UDP_BYTES).ok_or(Reason::Truncated)?;
+        change.head = CHANNEL_BYTES;
+        change.data = u16::from_be(old.len).into();
+        change.padding = payload.wrapping_sub(CHANNEL_BYTES).wrapping_sub(change.data);
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "part of a UDP length")]
+    let len = be16(change.data as u16);
+    match (place.listening, route.action) {
+        (true, ACTION_STRIP) => change.sum = u32::from(!old.number) + u32::from(!old.len),
         (true, ACTION_SWAP) => {
             // The numbers are in the route's delta; the length stays.
-            Change { reason: Reason::Hairpin, wraps: true, hops: 2, sum: 0, data, padding }
+            (change.reason, change.hops) = (Reason::Hairpin, 2);
+            change.gap = CHANNEL_BYTES;
         }
-        (false, ACTION_WRAP) => Change {
-            reason: Reason::PeerToClient,
-            wraps: true,
-            hops: 1,
-            #[allow(clippy::cast_possible_truncation, reason = "part of a UDP length")]
-            sum: u32::from(route.channel) + u32::from(be16(data as u16)),
-            data,
-            padding,
-        },
+        (false, ACTION_WRAP) => {
+            change.reason = Reason::PeerToClient;
+            change.gap = CHANNEL_BYTES;
+            change.sum = u32::from(route.channel) + u32::from(len);
+        }
         _ => return Err(Reason::UnknownAction),
-    };
-    // RFC 8656 §14: the hop limit is decremented; userspace sees what may travel no further.
-    if old.hop_limit <= change.hops.into() { Err(Reason::HopLimit) } else { Ok(change) }
+    }
+    (change.words[0], change.words[1]) = (route.channel, len);
+    Ok(())
 }
 
 #[inline(always)]
@@ -252,8 +348,7 @@ fn decide<'t, F: Frame, T: Tables>(
     if old.udp_checksum == 0 && (from == Family::V6 || to == Family::V6) {
         return Err(Reason::ChecksumMissing);
     }
-    let gap = if change.wraps { CHANNEL_BYTES } else { 0 };
-    let bytes = ip_bytes(to) + UDP_BYTES + gap + change.data;
+    let bytes = ip_bytes(to) + UDP_BYTES + change.gap + change.data + change.zeros;
     let query = || FibQuery {
         family: to,
         src: route.src,
@@ -375,7 +470,9 @@ type Party = (u32, Direction);
 #[inline(always)]
 fn parties(route: &Route, change: &Change) -> (Party, Option<Party>) {
     match change.reason {
-        Reason::PeerToClient => ((route.slot, Direction::PeerToClient), None),
+        Reason::PeerToClient | Reason::DataIndication => {
+            ((route.slot, Direction::PeerToClient), None)
+        }
         Reason::Hairpin => (
             (route.slot, Direction::ClientToPeer),
             Some((route.peer_slot, Direction::PeerToClient)),

@@ -122,29 +122,69 @@ pub(crate) const fn version_class(class: u8) -> [u16; 2] {
     [be16(0x6000 | (class as u16) << 4), 0]
 }
 
-/// Puts headers in front of what stays of a frame: all from `kept_at` on, and before it `gap`
-/// bytes of payload with any content, for the caller to write. `tail` bytes are cut off the end.
-/// Gives the offset of the payload, where the gap begins. The first change happens here: an error
-/// before it is a pass, after it an abort.
+/// What stays of a frame.
+#[derive(Clone, Copy)]
+pub(crate) struct Cut {
+    /// All from here on.
+    pub(crate) kept_at: u32,
+    /// Bytes of payload before it, with any content, for the caller to write.
+    pub(crate) gap: u32,
+    /// Bytes that are cut off the end.
+    pub(crate) tail: u32,
+    /// Zeros that are put behind the end, after that.
+    pub(crate) zeros: u32,
+}
+
+/// Puts headers in front of what stays of a frame. Gives the offset of the payload, where the gap
+/// begins. The first change happens here: an error before it is a pass, after it an abort.
 #[inline(always)]
 pub(crate) fn leave<F: Frame, N: Network>(
     frame: &mut F,
     hop: &NextHop,
     ip: &N,
     udp: &Udp,
-    kept_at: u32,
-    gap: u32,
-    tail: u32,
+    cut: Cut,
 ) -> Result<u32, Verdict> {
+    let Cut { kept_at, gap, mut tail, mut zeros } = cut;
     // The bound is for the verifier: userspace writes no more.
     let tags = u32::from(hop.tag_count).min(TAGS);
     let ip_at = MACS_BYTES + tags * TAG_BYTES + ETHER_TYPE_BYTES;
     let payload_at = ip_at + N::BYTES + UDP_BYTES;
     #[allow(clippy::cast_possible_wrap, reason = "offsets in the headers of one frame")]
     let cut = kept_at as i32 - gap as i32 - payload_at as i32;
-    frame.move_head(cut).ok_or(Verdict::Pass(Reason::NoRoom))?;
-    shape(frame, hop, tags, ip, udp, tail).ok_or(Verdict::Abort(Reason::Aborted))?;
+    if zeros != 0 {
+        // Room behind the frame is found out by taking it, and given back if there is none before.
+        move_tail(frame, zeros, Way::Grow).ok_or(Verdict::Pass(Reason::NoRoom))?;
+    }
+    if frame.move_head(cut).is_none() {
+        if zeros != 0 {
+            move_tail(frame, zeros, Way::Cut).ok_or(Verdict::Abort(Reason::Aborted))?;
+        }
+        return Err(Verdict::Pass(Reason::NoRoom));
+    }
+    if tail == 0 {
+        zeros = 0;
+    } else {
+        tail += zeros;
+    }
+    shape(frame, hop, tags, ip, udp, [tail, zeros]).ok_or(Verdict::Abort(Reason::Aborted))?;
     Ok(payload_at)
+}
+
+/// Which way a frame's end moves.
+enum Way {
+    Cut,
+    Grow,
+}
+
+#[inline(always)]
+fn move_tail<F: Frame>(frame: &mut F, bytes: u32, way: Way) -> Option<()> {
+    #[allow(clippy::cast_possible_wrap, reason = "part of a frame")]
+    let bytes = bytes as i32;
+    frame.move_tail(match way {
+        Way::Cut => bytes,
+        Way::Grow => -bytes,
+    })
 }
 
 /// All that follows the first change.
@@ -155,11 +195,13 @@ fn shape<F: Frame, N: Network>(
     tags: u32,
     ip: &N,
     udp: &Udp,
-    tail: u32,
+    [tail, zeros]: [u32; 2],
 ) -> Option<()> {
     if tail != 0 {
-        #[allow(clippy::cast_possible_wrap, reason = "part of a frame")]
-        frame.move_tail(tail as i32)?;
+        move_tail(frame, tail, Way::Cut)?;
+        if zeros != 0 {
+            move_tail(frame, zeros, Way::Grow)?;
+        }
     }
     let macs = frame.at_mut::<[[u16; 3]; 2]>(0)?;
     *macs = [hop.dst_mac, hop.src_mac];

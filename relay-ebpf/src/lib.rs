@@ -8,14 +8,21 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod binding;
+mod data;
 mod decide;
 mod general;
 mod leave;
 mod police;
+mod send;
+mod stun;
 mod tagged;
 mod v4;
 mod v6;
 
+use core::ops::DerefMut;
+
+pub use crate::general::{Change, Leaving, Place};
 use relay_common::abi::{
     ABI_VERSION, Config, Direction, LinkKey, NextHop, Permission, PermissionKeyV4, PermissionKeyV6,
     Reason, Route, RouteKeyV4, RouteKeyV6,
@@ -105,6 +112,10 @@ pub trait Tables {
     type Word<'t>: Word
     where
         Self: 't;
+    /// [`Tables::scratch`].
+    type Scratch<'t>: DerefMut<Target = Leaving>
+    where
+        Self: 't;
 
     /// What userspace said of itself.
     fn config(&self) -> Option<&Config>;
@@ -129,6 +140,9 @@ pub trait Tables {
     fn budget(&self, index: u32) -> Option<Self::Word<'_>>;
     /// CLOCK_MONOTONIC, nanoseconds; it may lag by a tick of the machine.
     fn now_ns(&self) -> u64;
+    /// Memory for what a packet leaves as, in whatever state the last one left it: the stack has no
+    /// room for it beside everything else. A packet takes it once.
+    fn scratch(&self) -> Option<Self::Scratch<'_>>;
     /// Chance; no secret may depend on it.
     fn random(&self) -> u32;
     /// Makes `port` the target of a redirect, if the frame then leaves by
@@ -185,7 +199,9 @@ impl Verdict {
 
     #[inline(always)]
     fn from_code(code: u32) -> Self {
-        let reason = Reason::ALL.get((code >> 8) as usize).copied().unwrap_or(Reason::Aborted);
+        // A constant would be put on the stack as a whole.
+        static REASONS: [Reason; Reason::ALL.len()] = Reason::ALL;
+        let reason = REASONS.get((code >> 8) as usize).copied().unwrap_or(Reason::Aborted);
         match code & 0xFF {
             0 => Self::Transmit(reason),
             1 => Self::Redirect(reason),
@@ -229,7 +245,11 @@ fn relay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Result<Verdict, Reas
             let mut found = Found::default();
             match tagged::find(frame, tables, config, &mut found) {
                 Some(route) => Ok(general::relay(frame, tables, route, found.place)),
-                None => Err(found.reason),
+                None => match found.reason {
+                    Reason::Stun => Ok(stun::from_client(frame, tables, config, found.place)),
+                    Reason::NoPermission => Ok(data::relay(frame, tables, config, found.place)),
+                    reason => Err(reason),
+                },
             }
         }
         _ => Err(Reason::NotIp),

@@ -24,7 +24,7 @@ use relay_common::abi::{
 };
 use relay_common::addr::Family;
 use relay_common::wire::net::PROTOCOL_UDP;
-use relay_ebpf::{FibQuery, Frame, Policing, Tables, Verdict, Word, step};
+use relay_ebpf::{FibQuery, Frame, Leaving, Policing, Tables, Verdict, Word, step};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 #[btf_map]
@@ -70,6 +70,9 @@ struct Asked {
 }
 #[btf_map]
 static FIB: PerCpuArray<Asked, 1> = PerCpuArray::new();
+/// What the present packet leaves as; nothing but this program reads it.
+#[btf_map]
+static SCRATCH: PerCpuArray<Leaving, 1> = PerCpuArray::new();
 
 /// `abi::TIMES_SWITCH`: a loader sets it to 1 before the verifier sees the program.
 #[unsafe(no_mangle)]
@@ -190,6 +193,7 @@ struct Maps(*mut xdp_md);
 
 impl Tables for Maps {
     type Word<'t> = Shared;
+    type Scratch<'t> = &'t mut Leaving;
 
     #[inline(always)]
     fn config(&self) -> Option<&Config> {
@@ -302,6 +306,13 @@ impl Tables for Maps {
     fn now_ns(&self) -> u64 {
         // SAFETY: the helper takes nothing and cannot fail.
         unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    #[inline(always)]
+    fn scratch(&self) -> Option<&mut Leaving> {
+        // SAFETY: a per-CPU element, and XDP does not nest on a CPU; a packet takes it once. Zeros,
+        // which it begins with, are the first of every enum in it.
+        SCRATCH.get_ptr_mut(0).map(|leaving| unsafe { &mut *leaving })
     }
 
     #[inline(always)]

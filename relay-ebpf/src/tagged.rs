@@ -20,9 +20,9 @@ pub(crate) const fn is_tag(ether_type: u16) -> bool {
 
 /// What [`find`] has to say beside the route.
 pub(crate) struct Found {
-    /// With a route.
+    /// With a route, and for what is not a channel's.
     pub(crate) place: Place,
-    /// Without one.
+    /// Without a route.
     pub(crate) reason: Reason,
 }
 
@@ -43,11 +43,8 @@ pub(crate) fn find<'t, F: Frame, T: Tables>(
     config: &Config,
     found: &mut Found,
 ) -> Option<&'t Route> {
-    match unwrap(frame, tables, config) {
-        Ok((route, place)) => {
-            found.place = place;
-            Some(route)
-        }
+    match unwrap(frame, tables, config, found) {
+        Ok(route) => Some(route),
         Err(reason) => {
             found.reason = reason;
             None
@@ -60,7 +57,8 @@ fn unwrap<'t, F: Frame, T: Tables>(
     frame: &F,
     tables: &'t T,
     config: &Config,
-) -> Result<(&'t Route, Place), Reason> {
+    found: &mut Found,
+) -> Result<&'t Route, Reason> {
     const SECOND_AT: u32 = MACS_BYTES + TAG_BYTES;
     const ONE: u32 = SECOND_AT + ETHER_TYPE_BYTES;
     const TWO: u32 = ONE + TAG_BYTES;
@@ -69,12 +67,12 @@ fn unwrap<'t, F: Frame, T: Tables>(
     let ingress = frame.ingress();
     if !is_tag(inner) {
         known(tables, ingress, [first, Tag { protocol: 0, id: 0 }])?;
-        return packet(frame, tables, config, inner, ONE);
+        return packet(frame, tables, config, inner, ONE, found);
     }
     let second = tag(frame, SECOND_AT)?;
     known(tables, ingress, [first, second])?;
     let inner = *frame.at::<u16>(SECOND_AT + TAG_BYTES).ok_or(Reason::Truncated)?;
-    packet(frame, tables, config, inner, TWO)
+    packet(frame, tables, config, inner, TWO, found)
 }
 
 /// A tag without its priority. An identifier of zero is no VLAN, but a priority alone.
@@ -97,10 +95,11 @@ fn packet<'t, F: Frame, T: Tables>(
     config: &Config,
     ether_type: u16,
     ip_at: u32,
-) -> Result<(&'t Route, Place), Reason> {
+    found: &mut Found,
+) -> Result<&'t Route, Reason> {
     match ether_type {
-        ether_type::IPV4 => v4::find_at(frame, tables, config, ip_at),
-        ether_type::IPV6 => v6::find_at(frame, tables, config, ip_at),
+        ether_type::IPV4 => v4::find_at(frame, tables, config, ip_at, found),
+        ether_type::IPV6 => v6::find_at(frame, tables, config, ip_at, found),
         _ => Err(Reason::NotIp),
     }
 }

@@ -14,7 +14,8 @@ use crate::decide::{
 };
 use crate::general::{self, Place};
 use crate::leave::VERSION_IHL;
-use crate::{Frame, Tables, Verdict};
+use crate::tagged::Found;
+use crate::{Frame, Tables, Verdict, data, stun};
 
 const HEADER_BYTES: u16 = 20;
 const _: () = assert!(IPV4_BYTES == HEADER_BYTES as usize);
@@ -38,7 +39,8 @@ pub(crate) fn relay<F: Frame, T: Tables>(
     // One straight path for each side: the verifier follows values better than their merging.
     match side {
         Side::Listening(..) => {
-            let (route, now_ns) = find(tables, config, &old.ip, &old.udp, side)?;
+            let found = find(tables, config, &old.ip, &old.udp, side)?;
+            let (route, now_ns) = found.ok_or(Reason::NoRoute)?;
             if let Some((ip, plan)) = decide(frame, tables, route, old, side) {
                 if !plan.admitted(tables, now_ns) {
                     return Ok(Verdict::Drop(Reason::Policed));
@@ -49,8 +51,11 @@ pub(crate) fn relay<F: Frame, T: Tables>(
             }
             Ok(general::relay(frame, tables, route, place(LINK_BYTES, side)))
         }
+        Side::Stun => Ok(stun::from_client(frame, tables, config, place(LINK_BYTES, side))),
         Side::Relayed => {
-            let (route, now_ns) = find(tables, config, &old.ip, &old.udp, side)?;
+            let Some((route, now_ns)) = find(tables, config, &old.ip, &old.udp, side)? else {
+                return Ok(data::relay(frame, tables, config, place(LINK_BYTES, side)));
+            };
             if let Some((ip, plan)) = decide(frame, tables, route, old, side) {
                 if !plan.admitted(tables, now_ns) {
                     return Ok(Verdict::Drop(Reason::Policed));
@@ -65,20 +70,28 @@ pub(crate) fn relay<F: Frame, T: Tables>(
     }
 }
 
-/// A packet behind tags.
+/// A packet behind tags. [`Reason::Stun`] and [`Reason::NoPermission`] are not the last word: what
+/// is there is for `stun` and `data`.
 #[inline(always)]
 pub(crate) fn find_at<'t, F: Frame, T: Tables>(
     frame: &F,
     tables: &'t T,
     config: &Config,
     ip_at: u32,
-) -> Result<(&'t Route, Place), Reason> {
+    found: &mut Found,
+) -> Result<&'t Route, Reason> {
     let ip = frame.at::<Ipv4>(ip_at).ok_or(Reason::Truncated)?;
     let udp = frame.at::<Udp>(ip_at + u32::from(HEADER_BYTES)).ok_or(Reason::Truncated)?;
     let channel = || frame.at::<Channel>(ip_at + CHANNEL_AT).copied();
     let side = side(frame.bytes(), config, ip, udp, ip_at, channel)?;
-    let (route, _) = find(tables, config, ip, udp, side)?;
-    Ok((route, place(ip_at, side)))
+    found.place = place(ip_at, side);
+    let miss = match side {
+        Side::Stun => return Err(Reason::Stun),
+        Side::Listening(..) => Reason::NoRoute,
+        Side::Relayed => Reason::NoPermission,
+    };
+    let (route, _) = find(tables, config, ip, udp, side)?.ok_or(miss)?;
+    Ok(route)
 }
 
 #[inline(always)]
@@ -113,7 +126,7 @@ fn side(
     arrival(config, udp, channel)
 }
 
-/// Looks the route up; it is in force at the time that comes with it.
+/// Looks the route up; if there is one, it is in force at the time that comes with it.
 #[inline(always)]
 fn find<'t, T: Tables>(
     tables: &'t T,
@@ -121,13 +134,13 @@ fn find<'t, T: Tables>(
     ip: &Ipv4,
     udp: &Udp,
     side: Side,
-) -> Result<(&'t Route, u64), Reason> {
+) -> Result<Option<(&'t Route, u64)>, Reason> {
     let addresses: u64 = zerocopy::transmute!([ip.src, ip.dst]);
     let key = Key([addresses, key_tail(udp, side.channel())]);
     let key: &RouteKeyV4 = zerocopy::transmute_ref!(&key.0);
-    let route = tables.route_v4(key).ok_or(Reason::NoRoute)?;
+    let Some(route) = tables.route_v4(key) else { return Ok(None) };
     let now_ns = in_force(tables, config, route)?;
-    Ok((route, now_ns))
+    Ok(Some((route, now_ns)))
 }
 
 /// Gives the new IP header but for its addresses, and the rest as a plan; `None` is for the

@@ -12,7 +12,8 @@ use crate::decide::{
     lengths, plan,
 };
 use crate::general::{self, Place};
-use crate::{Frame, Tables, Verdict};
+use crate::tagged::Found;
+use crate::{Frame, Tables, Verdict, data, stun};
 
 const HEADER_BYTES: u16 = 40;
 const _: () = assert!(IPV6_BYTES == HEADER_BYTES as usize);
@@ -37,7 +38,8 @@ pub(crate) fn relay<F: Frame, T: Tables>(
     // One straight path for each side: the verifier follows values better than their merging.
     match side {
         Side::Listening(..) => {
-            let (route, now_ns) = find(tables, config, &old.ip, &old.udp, side)?;
+            let found = find(tables, config, &old.ip, &old.udp, side)?;
+            let (route, now_ns) = found.ok_or(Reason::NoRoute)?;
             if let Some(plan) = decide(frame, tables, route, old, side) {
                 if !plan.admitted(tables, now_ns) {
                     return Ok(Verdict::Drop(Reason::Policed));
@@ -48,8 +50,11 @@ pub(crate) fn relay<F: Frame, T: Tables>(
             }
             Ok(general::relay(frame, tables, route, place(LINK_BYTES, side)))
         }
+        Side::Stun => Ok(stun::from_client(frame, tables, config, place(LINK_BYTES, side))),
         Side::Relayed => {
-            let (route, now_ns) = find(tables, config, &old.ip, &old.udp, side)?;
+            let Some((route, now_ns)) = find(tables, config, &old.ip, &old.udp, side)? else {
+                return Ok(data::relay(frame, tables, config, place(LINK_BYTES, side)));
+            };
             if let Some(plan) = decide(frame, tables, route, old, side) {
                 if !plan.admitted(tables, now_ns) {
                     return Ok(Verdict::Drop(Reason::Policed));
@@ -64,20 +69,28 @@ pub(crate) fn relay<F: Frame, T: Tables>(
     }
 }
 
-/// A packet behind tags.
+/// A packet behind tags. [`Reason::Stun`] and [`Reason::NoPermission`] are not the last word: what
+/// is there is for `stun` and `data`.
 #[inline(always)]
 pub(crate) fn find_at<'t, F: Frame, T: Tables>(
     frame: &F,
     tables: &'t T,
     config: &Config,
     ip_at: u32,
-) -> Result<(&'t Route, Place), Reason> {
+    found: &mut Found,
+) -> Result<&'t Route, Reason> {
     let ip = frame.at::<Ipv6>(ip_at).ok_or(Reason::Truncated)?;
     let udp = frame.at::<Udp>(ip_at + u32::from(HEADER_BYTES)).ok_or(Reason::Truncated)?;
     let channel = || frame.at::<Channel>(ip_at + CHANNEL_AT).copied();
     let side = side(frame.bytes(), config, ip, udp, ip_at, channel)?;
-    let (route, _) = find(tables, config, ip, udp, side)?;
-    Ok((route, place(ip_at, side)))
+    found.place = place(ip_at, side);
+    let miss = match side {
+        Side::Stun => return Err(Reason::Stun),
+        Side::Listening(..) => Reason::NoRoute,
+        Side::Relayed => Reason::NoPermission,
+    };
+    let (route, _) = find(tables, config, ip, udp, side)?.ok_or(miss)?;
+    Ok(route)
 }
 
 #[inline(always)]
@@ -109,7 +122,7 @@ fn side(
     arrival(config, udp, channel)
 }
 
-/// Looks the route up; it is in force at the time that comes with it.
+/// Looks the route up; if there is one, it is in force at the time that comes with it.
 #[inline(always)]
 fn find<'t, T: Tables>(
     tables: &'t T,
@@ -117,14 +130,14 @@ fn find<'t, T: Tables>(
     ip: &Ipv6,
     udp: &Udp,
     side: Side,
-) -> Result<(&'t Route, u64), Reason> {
+) -> Result<Option<(&'t Route, u64)>, Reason> {
     let [a, b]: [u64; 2] = zerocopy::transmute!(ip.src);
     let [c, d]: [u64; 2] = zerocopy::transmute!(ip.dst);
     let key = Key([a, b, c, d, key_tail(udp, side.channel())]);
     let key: &RouteKeyV6 = zerocopy::transmute_ref!(&key.0);
-    let route = tables.route_v6(key).ok_or(Reason::NoRoute)?;
+    let Some(route) = tables.route_v6(key) else { return Ok(None) };
     let now_ns = in_force(tables, config, route)?;
-    Ok((route, now_ns))
+    Ok(Some((route, now_ns)))
 }
 
 /// `None` is for the general path.

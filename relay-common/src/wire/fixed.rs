@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::attribute::AttributeType;
 use super::crc32;
-use super::net::be16;
+use super::net::{Ipv4, Ipv6, Udp, be16};
 use super::stun::{
     ATTRIBUTE_HEADER_BYTES, Class, FINGERPRINT_XOR, HEADER_BYTES, MAGIC_COOKIE, Method,
     message_type,
@@ -251,6 +251,54 @@ pub struct MappedV6 {
     pub stun: Stun,
     /// XOR-MAPPED-ADDRESS.
     pub reflexive: XorAddressV6,
+}
+
+/// IPv4, UDP, STUN header: what is behind the link's header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Ipv4Stun {
+    /// Network.
+    pub ip: Ipv4,
+    /// Transport.
+    pub udp: Udp,
+    /// STUN.
+    pub stun: Stun,
+}
+
+/// IPv4, UDP, Binding success response.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Ipv4Mapped {
+    /// Network.
+    pub ip: Ipv4,
+    /// Transport.
+    pub udp: Udp,
+    /// STUN.
+    pub response: MappedV4,
+}
+
+/// IPv6, UDP, STUN header: what is behind the link's header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Ipv6Stun {
+    /// Network.
+    pub ip: Ipv6,
+    /// Transport.
+    pub udp: Udp,
+    /// STUN.
+    pub stun: Stun,
+}
+
+/// IPv6, UDP, Binding success response.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Ipv6Mapped {
+    /// Network.
+    pub ip: Ipv6,
+    /// Transport.
+    pub udp: Udp,
+    /// STUN.
+    pub response: MappedV6,
 }
 
 /// The sum of a header that has nothing behind it but what is summed next, and FINGERPRINT.

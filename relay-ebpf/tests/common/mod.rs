@@ -5,7 +5,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file is a crate that uses a part of this")]
 #![allow(clippy::unwrap_used, reason = "only tests use it, and each number here fits")]
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,7 +17,7 @@ use relay_common::abi::{
 use relay_common::addr::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport};
 use relay_common::route::{self, Binding, Entry, HairpinEnd, Leg, Stamp};
 use relay_common::wire::channel_data::{ChannelNumber, ChannelRange};
-use relay_ebpf::{FibQuery, Frame, Policing, Tables, Verdict, Word};
+use relay_ebpf::{FibQuery, Frame, Leaving, Policing, Tables, Verdict, Word};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The interface that frames arrive on: the one that BPF_PROG_TEST_RUN uses.
@@ -31,8 +31,6 @@ pub const EPOCH: u16 = 5;
 pub const NOW: u64 = 1_000_000_000;
 pub const PAST: u64 = 1;
 pub const FUTURE: u64 = u64::MAX / 2;
-/// The host's chance; the kernel's is any.
-pub const RANDOM: u32 = 0x5EED_CAFE;
 /// The slot of every route.
 pub const SLOT: u32 = 3;
 /// The slot of a hairpin's receiver.
@@ -300,6 +298,9 @@ pub struct HostTables {
     pub fib: HashMap<FibQuery, NextHop>,
     pub policers: HashMap<(u32, Direction), HostPolicer>,
     pub budgets: Vec<Cell<u64>>,
+    pub scratch: RefCell<Leaving>,
+    /// The host's chance: three words, over and over. The kernel's is any.
+    pub random: Cell<[u8; 12]>,
     pub counts: RefCell<HashMap<(u32, Direction), Count>>,
     pub reasons: RefCell<HashMap<Reason, Count>>,
     /// The last target of a redirect.
@@ -308,6 +309,7 @@ pub struct HostTables {
 
 impl Tables for HostTables {
     type Word<'t> = HostWord<'t>;
+    type Scratch<'t> = RefMut<'t, Leaving>;
 
     fn config(&self) -> Option<&Config> {
         Some(&self.config)
@@ -349,8 +351,14 @@ impl Tables for HostTables {
     fn now_ns(&self) -> u64 {
         NOW
     }
+    fn scratch(&self) -> Option<RefMut<'_, Leaving>> {
+        Some(self.scratch.borrow_mut())
+    }
     fn random(&self) -> u32 {
-        RANDOM
+        let [a, b, c, d, rest @ ..] = self.random.get();
+        let [e, f, g, h, i, j, k, l] = rest;
+        self.random.set([e, f, g, h, i, j, k, l, a, b, c, d]);
+        u32::from_ne_bytes([a, b, c, d])
     }
     fn aim(&self, port: u32) -> bool {
         self.aimed.set(Some(port));
@@ -458,6 +466,8 @@ pub fn tables() -> HostTables {
             .to_vec(),
         fib: HashMap::new(),
         policers: HashMap::new(),
+        scratch: RefCell::default(),
+        random: Cell::new([0; 12]),
         budgets: vec![Cell::new(0); BUDGETS_MAX.try_into().unwrap()],
         counts: RefCell::default(),
         reasons: RefCell::default(),
