@@ -47,14 +47,15 @@ pub mod stage {
     /// on a multiple of four, where whole words can be stored: a program that loads a word which
     /// was stored in pieces a moment ago waits for it, and that is not what is to be measured.
     pub const LEAD_BYTES: usize = 2;
-    /// Words of [`Template::words`].
-    pub const WORDS: usize = 16;
+    /// Words of [`Template::words`]: Ethernet, IPv6, UDP and the longest message in front of
+    /// application data, a Send indication to an IPv6 peer.
+    pub const WORDS_MAX: usize = 27;
     /// Where IPv4 has its source address.
     pub const SOURCE_WORD_V4: u16 = 6;
     /// Where IPv6 has the end of its source address.
     pub const SOURCE_WORD_V6: u16 = 8;
-    /// Bytes of a frame that are restored: Ethernet, IPv6, UDP and a channel header at most.
-    pub const HEAD_BYTES: usize = 2 + 4 * WORDS;
+    /// Words that every frame has: up to the end of an IPv6 source address.
+    pub const WORDS_MIN: usize = SOURCE_WORD_V6 as usize + 1;
 
     /// The frame to restore.
     #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -68,16 +69,22 @@ pub mod stage {
         pub source: u32,
         /// See `source`; 1 or more.
         pub picks: u32,
-        /// Bytes of the frame, [`HEAD_BYTES`] or more.
+        /// Bytes of the frame.
         pub frame_bytes: u16,
+        /// Bytes of what the subject makes of the frame …
+        pub out_bytes: u16,
+        /// … and how many of them it put behind the frame's end; negative: took away there. What
+        /// was taken away is restored as zeros.
+        pub out_tail: i16,
+        /// How many of `words` are restored, [`WORDS_MIN`] up to [`WORDS_MAX`]: all that a subject
+        /// writes to.
+        pub words_count: u16,
         /// Which of `words` holds the source address: [`SOURCE_WORD_V4`] or [`SOURCE_WORD_V6`].
         pub source_word: u16,
         /// The frame's first two bytes (wire).
         pub first: u16,
-        /// Zero.
-        pub reserved: u16,
         /// The frame's next bytes (wire).
-        pub words: [u32; WORDS],
+        pub words: [u32; WORDS_MAX],
     }
 }
 

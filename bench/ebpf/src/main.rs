@@ -9,10 +9,10 @@ mod seen;
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::btf_maps::{Array, DevMap, PerCpuArray, ProgramArray};
-use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::helpers::generated::{
     bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
 };
+use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use relay_bench_ebpf::arrival::Arrival;
@@ -98,14 +98,24 @@ fn stage(ctx: XdpContext) -> u32 {
     let Some(template) = STAGE_TEMPLATE.get_ptr_mut(0) else { return xdp_action::XDP_ABORTED };
     // SAFETY: the only element of the map. Test runs of this program are not run side by side.
     let template = unsafe { &mut *template };
-    let bytes = (ctx.data_end() - ctx.data()) as i32;
+    let mut bytes = (ctx.data_end() - ctx.data()) as i32;
+    if template.out_tail != 0 {
+        let changed = bytes == i32::from(template.out_bytes);
+        // By nothing as well, so that it costs the same after programs that leave the tail alone.
+        let tail = if changed { i32::from(template.out_tail) } else { 0 };
+        // SAFETY: the context is the program's own; no reference into the frame exists.
+        if unsafe { bpf_xdp_adjust_tail(ctx.ctx, -tail) } != 0 {
+            return xdp_action::XDP_ABORTED;
+        }
+        bytes -= tail;
+    }
     let surplus = bytes - i32::from(template.frame_bytes);
-    // SAFETY: the context is the program's own; no reference into the frame exists.
+    // SAFETY: as above.
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, surplus) } != 0 {
         return xdp_action::XDP_ABORTED;
     }
     let (start, end) = (ctx.data(), ctx.data_end());
-    if start + stage::HEAD_BYTES > end {
+    if start + 2 + size_of::<[u32; stage::WORDS_MIN]>() > end {
         return xdp_action::XDP_ABORTED;
     }
     let mut random = template.random;
@@ -115,16 +125,22 @@ fn stage(ctx: XdpContext) -> u32 {
     template.random = random;
     let picked = (u64::from(random) * u64::from(template.picks)) >> 32;
     let source = template.source.wrapping_add(picked as u32).to_be();
-    let (first, words) = (start as *mut u16, (start + 2) as *mut [u32; stage::WORDS]);
-    // SAFETY: `HEAD_BYTES` end inside the frame, as just tested, and are these two. A test run's
-    // data begins at a multiple of eight and the frame `LEAD_BYTES` behind that, moved by
-    // multiples of four since: `start` is even, and `start + 2` a multiple of four.
+    for index in 0..stage::WORDS_MAX {
+        let place = start + 2 + 4 * index;
+        if index >= usize::from(template.words_count) || place + 4 > end {
+            break;
+        }
+        // SAFETY: the word ends inside the frame, as just tested. A test run's data begins at a
+        // multiple of eight and the frame `LEAD_BYTES` behind that, moved by multiples of four
+        // since: `start` is even, and `start + 2` a multiple of four. Volatile, or the loop becomes
+        // a call of a `memcpy` by bytes.
+        unsafe { core::ptr::write_volatile(place as *mut u32, template.words[index]) };
+    }
+    let (first, words) = (start as *mut u16, (start + 2) as *mut [u32; stage::WORDS_MIN]);
+    // SAFETY: aligned as above; two bytes and `WORDS_MIN` words end inside the frame, as tested
+    // before the loop.
     let (first, words) = unsafe { (&mut *first, &mut *words) };
     *first = template.first;
-    for index in 0..stage::WORDS {
-        // SAFETY: a reference. Volatile, or the loop becomes a call of a `memcpy` by bytes.
-        unsafe { core::ptr::write_volatile(&mut words[index], template.words[index]) };
-    }
     if template.source_word == stage::SOURCE_WORD_V6 {
         words[stage::SOURCE_WORD_V6 as usize] = source;
     } else {

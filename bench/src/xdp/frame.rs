@@ -14,8 +14,14 @@ pub(super) const UDP: u8 = 17;
 pub(super) struct Datagram {
     /// Destination and source MAC address.
     pub(super) macs: [[u8; 6]; 2],
+    /// Identifier of the VLAN that it is tagged with.
+    pub(super) vlan: Option<u16>,
     pub(super) src: SocketAddr,
     pub(super) dst: SocketAddr,
+    /// IPv4's identification.
+    pub(super) id: u16,
+    /// IPv6's flow label, twenty bits.
+    pub(super) flow: u32,
     pub(super) hop_limit: u8,
     /// [`UDP`], or something else that is laid out as UDP all the same.
     pub(super) protocol: u8,
@@ -27,6 +33,9 @@ impl Datagram {
     pub(super) fn bytes(&self) -> Vec<u8> {
         let udp_len = length(UDP_BYTES + self.payload.len());
         let mut frame = self.macs.concat();
+        if let Some([high, low]) = self.vlan.map(u16::to_be_bytes) {
+            frame.extend([0x81, 0x00, high, low]);
+        }
         let addresses = match (self.src.ip(), self.dst.ip()) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 let addresses = [src.octets(), dst.octets()].concat();
@@ -40,8 +49,9 @@ impl Datagram {
                     IpAddr::V6(ip) => ip.octets(),
                 };
                 let addresses = [octets(src), octets(dst)].concat();
-                // Version 6, no traffic class, a flow label.
-                frame.extend([0x86, 0xDD, 0x60, 0x0A, 0xBC, 0xDE]);
+                frame.extend([0x86, 0xDD]);
+                // Version 6, no traffic class.
+                frame.extend((0x6000_0000 | self.flow).to_be_bytes());
                 frame.extend(udp_len);
                 frame.extend([self.protocol, self.hop_limit]);
                 frame.extend(&addresses);
@@ -64,8 +74,9 @@ impl Datagram {
 
     fn ipv4_header(&self, addresses: &[u8]) -> Vec<u8> {
         let [high, low] = length(20 + UDP_BYTES + self.payload.len());
-        // An identification, and DF.
-        let before = vec![0x45, 0, high, low, 0x1D, 0x1D, 0x40, 0, self.hop_limit, self.protocol];
+        let [id, id_low] = self.id.to_be_bytes();
+        // DF.
+        let before = vec![0x45, 0, high, low, id, id_low, 0x40, 0, self.hop_limit, self.protocol];
         let checksum = (!sum(&[before.clone(), addresses.to_vec()])).to_be_bytes();
         [&before, &checksum[..], addresses].concat()
     }
@@ -100,8 +111,11 @@ mod tests {
         for (src, dst, udp) in [("192.0.2.1:1", "192.0.2.2:2", 34), ("[::1]:1", "[::2]:2", 54)] {
             let datagram = Datagram {
                 macs: [[1; 6], [2; 6]],
+                vlan: None,
                 src: src.parse().unwrap(),
                 dst: dst.parse().unwrap(),
+                id: 0x1D1D,
+                flow: 0xA_BCDE,
                 hop_limit: 64,
                 protocol: UDP,
                 payload: vec![7; 5],

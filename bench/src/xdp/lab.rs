@@ -9,7 +9,7 @@ use relay_bench_ebpf::program;
 use relay_common::abi::{Direction, Reason};
 use relay_common::addr::Family;
 
-use super::path::Path;
+use super::path::{Kind, Path};
 use super::relay::Relay;
 use super::stage::{self, Run, Stage};
 use super::yardstick::Yardstick;
@@ -102,10 +102,10 @@ impl Lab {
         Self { stage, relay, yardstick }
     }
 
-    /// The programs that are here and go this way at all, in turn: the yardstick knows only IPv4,
-    /// and what it passes is no measure of anything.
+    /// The programs that are here and go this way at all, in turn: the yardstick knows only the
+    /// straight path on IPv4, and what it passes is no measure of anything.
     pub(super) fn subjects(&self, path: &Path) -> Vec<Subject> {
-        let yardstick = self.yardstick.is_some() && path.family == Family::V4 && path.is_relayed();
+        let yardstick = self.yardstick.is_some() && path.kind == Kind::Straight(Family::V4);
         let is_here = |subject: &Subject| yardstick || *subject != Subject::Yardstick;
         Subject::ALL.into_iter().filter(is_here).collect()
     }

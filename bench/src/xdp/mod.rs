@@ -8,7 +8,9 @@ mod path;
 mod relay;
 mod report;
 mod samples;
+mod shapes;
 mod stage;
+mod tables;
 mod yardstick;
 
 use std::fs;
@@ -50,7 +52,7 @@ pub(crate) struct Xdp {
     /// Packets in each of them.
     #[arg(long, value_name = "N", default_value = "50000", value_parser = from_one_to(10_000_000))]
     repeat: NonZeroU32,
-    /// Live channels; each packet belongs to one of them, picked at random.
+    /// Live channels; each packet on the straight paths belongs to one, picked at random.
     #[arg(long, value_name = "N", default_value = "1", value_parser = from_one_to(500_000))]
     live: NonZeroU32,
     /// Bytes of application data; the first is the headline's.
@@ -117,8 +119,8 @@ impl Xdp {
         let stage =
             Stage::load(&Object::Tool.bytes()?).context("cannot load this tool's programs")?;
         let live = self.live.get();
-        // Two routes for each binding, and one expired binding.
-        let routes_max = ROUTES_MAX.max(2 * live + 2);
+        // Two routes for each binding, and for one that has expired; and those of other shapes.
+        let routes_max = ROUTES_MAX.max(2 * live + 2 + tables::OTHER_ROUTES_MAX);
         let object = bytes(self.object.as_ref(), Object::Relay)?;
         let relay = Relay::load(&object, live, routes_max)
             .context("cannot set Turnpike's program up (--object?)")?;
@@ -138,7 +140,8 @@ impl Xdp {
 
     fn paths(&self) -> Vec<Path> {
         let live = self.live.get();
-        let mut paths = Path::relayed(&self.payload, live);
+        let mut paths = Path::straight(&self.payload, live);
+        paths.extend(shapes::paths(self.payload[0]));
         paths.extend(Path::passed(self.payload[0], live));
         paths
     }

@@ -1,130 +1,30 @@
-//! What is measured: bindings and the frames that meet them, or meet nothing. Loads no program.
+//! What is measured: frames that meet a binding, or meet nothing, and what has to come out. Has
+//! those that every relay knows, and those that go up; other shapes are in `shapes`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use relay_bench_ebpf::stage::{self, Template};
-use relay_common::abi::{NEXT_HOP_VALID, NextHop, Policer, Reason, TAGS_MAX, Tag};
-use relay_common::addr::{
-    ClientAddr, Family, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport,
-};
-use relay_common::route::{self, Binding, Entry, Leg, Stamp};
-use relay_common::wire::channel_data::{ChannelNumber, ChannelRange};
-use zerocopy::FromBytes as _;
+use relay_common::abi::Reason;
+use relay_common::addr::Family;
 
 use super::frame::{Datagram, TCP, UDP, channel_data};
+use super::tables::{CHANNEL, Ends, NEXT_MAC, OTHER_CHANNEL, OUR_MAC, ROUTER_MAC};
 
-/// The interface that a test run's frames come in by: loopback. Nothing is sent there.
-const INTERFACE: u32 = 1;
-/// The epoch of all routes.
-pub(super) const EPOCH: u16 = 1;
-/// The listening port. The yardstick has it as a literal.
-pub(super) const LISTEN_PORT: u16 = 3478;
-const RELAYED_PORT: u16 = 50_000;
-const CHANNEL: u16 = 0x4001;
-/// A channel that nobody bound.
-const OTHER_CHANNEL: u16 = 0x4002;
-/// The first client's address, and the first peer's; of an IPv6 address the last four bytes.
-const CLIENTS: u32 = u32::from_be_bytes([10, 64, 0, 0]);
-const PEERS: u32 = u32::from_be_bytes([10, 128, 0, 0]);
-/// Allocation slots in use; more bindings share them, as an allocation's channels do.
-const SLOTS: u32 = relay_common::abi::SLOTS_MAX;
 const HOP_LIMIT: u8 = 64;
-/// A second.
-const BURST_NS: u64 = 1_000_000_000;
-/// Where frames come from, where they go to, and what they go to.
-const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-const NEXT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
+/// What stands in the headers of what arrives.
+const ID: u16 = 0x1D1D;
+const FLOW: u32 = 0xA_BCDE;
 
-/// Addresses of a binding.
-struct Ends {
-    client: SocketAddr,
-    server: SocketAddr,
-    relayed: SocketAddr,
-    peer: SocketAddr,
-}
-
-impl Ends {
-    fn of(family: Family, index: u32) -> Self {
-        let at = |site: u16, number: u32| match family {
-            Family::V4 => IpAddr::from(Ipv4Addr::from(number)),
-            Family::V6 => {
-                let prefix = u128::from(0x2001_0DB8_0000_u64 | u64::from(site)) << 80;
-                Ipv6Addr::from(prefix | u128::from(number)).into()
-            }
-        };
-        let ours = at(1, u32::from_be_bytes([192, 0, 2, 1]));
-        Self {
-            client: (at(2, CLIENTS + index), 40_001).into(),
-            server: (ours, LISTEN_PORT).into(),
-            relayed: (ours, RELAYED_PORT).into(),
-            peer: (at(3, PEERS + index), 7_000).into(),
-        }
-    }
-}
-
-/// The only next hop: back to where frames come from.
-pub(super) fn next_hop() -> NextHop {
-    let words = |[a, b, c, d, e, f]: [u8; 6]| [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes);
-    NextHop {
-        dst_mac: words(NEXT_MAC),
-        src_mac: words(OUR_MAC),
-        ifindex: INTERFACE,
-        port: 0,
-        mtu: 1500,
-        tags: [Tag::default(); TAGS_MAX],
-        tag_count: 0,
-        state: NEXT_HOP_VALID,
-    }
-}
-
-/// Limits of packets and of bytes that no run reaches: a nanosecond for a packet, less for a byte.
-/// What it costs to look is in every figure.
-pub(super) fn policer() -> Policer {
-    Policer { packet_cost: 1, byte_cost: 1, burst_ns: BURST_NS, ..Policer::default() }
-}
-
-/// Ports of the relayed range, as a configuration has them.
-pub(super) const RELAYED_PORTS: (u16, u16) = (49_152, 65_535);
-
-/// Both routes of a live binding.
-pub(super) fn routes(family: Family, index: u32) -> [Entry; 2] {
-    compose(family, index, u64::MAX)
-}
-
-/// Both routes of a binding that has expired; its `index` is one that no live binding has.
-pub(super) fn expired_routes(family: Family, index: u32) -> [Entry; 2] {
-    compose(family, index, 1)
-}
-
-fn compose(family: Family, index: u32, deadline_ns: u64) -> [Entry; 2] {
-    let Ends { client, server, relayed, peer } = Ends::of(family, index);
-    let leg = Leg { deadline_ns, next_hop: 0 };
-    let binding = Binding {
-        five_tuple: FiveTuple {
-            transport: Transport::Udp,
-            client: ClientAddr::new(client),
-            server: ServerAddr::new(server),
-        },
-        relayed: RelayedAddr::new(relayed),
-        peer: PeerAddr::new(peer),
-        channel: ChannelNumber::new(CHANNEL, ChannelRange::Rfc8656)
-            .expect("a constant in the range of RFC 8656 §12"),
-        stamp: Stamp { slot: slot(index), epoch: EPOCH, policed: true },
-        to_peer: leg,
-        to_client: leg,
-    };
-    route::channel(&binding).expect("all addresses are of one family")
-}
-
-/// The slot that a binding is counted in.
-fn slot(index: u32) -> u32 {
-    index % SLOTS
-}
-
-/// How many slots `live` bindings are counted in.
-pub(super) fn slots(live: u32) -> u32 {
-    live.min(SLOTS)
+/// What a path may be compared with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// ChannelData of a live channel, untagged and unpadded, between a client and a peer of one
+    /// family: what the headline is made of, and all that the yardstick knows, on IPv4.
+    Straight(Family),
+    /// Relayed by Turnpike, in another shape.
+    Other,
+    /// Passed up.
+    Passed,
 }
 
 /// One way through the program.
@@ -132,8 +32,7 @@ pub(super) fn slots(live: u32) -> u32 {
 pub(super) struct Path {
     /// Its name in reports.
     pub(super) name: &'static str,
-    /// The wire's family.
-    pub(super) family: Family,
+    pub(super) kind: Kind,
     /// Bytes of application data.
     pub(super) payload: u16,
     /// What Turnpike counts the packet under.
@@ -142,70 +41,98 @@ pub(super) struct Path {
     pub(super) frame: Vec<u8>,
     /// What comes out of a relay: the same when it is passed.
     pub(super) out: Vec<u8>,
+    /// The wire's family.
+    family: Family,
+    /// Bytes of the frame that a relay writes to or cuts off, from its start.
+    head_bytes: usize,
+    /// Bytes that a relay puts behind the frame's end; negative: takes away there.
+    tail_bytes: i16,
     /// Bindings that a run picks from.
     picks: u32,
 }
 
 impl Path {
-    /// A relay transmits the packet.
-    pub(super) fn is_relayed(&self) -> bool {
-        matches!(self.reason, Reason::ClientToPeer | Reason::PeerToClient)
+    /// Of what arrives and what leaves; application data is all that `arrives` ends in.
+    pub(super) fn new(
+        name: &'static str,
+        (kind, reason): (Kind, Reason),
+        payload: u16,
+        arrives: &Datagram,
+        leaves: &Datagram,
+    ) -> Self {
+        let (frame, out) = (arrives.bytes(), leaves.bytes());
+        let family = Family::of(arrives.src.ip());
+        let head_bytes = frame.len() - usize::from(payload);
+        Self {
+            name,
+            kind,
+            payload,
+            reason,
+            frame,
+            out,
+            family,
+            head_bytes,
+            tail_bytes: 0,
+            picks: 1,
+        }
     }
 
-    /// The paths of relayed packets; the first two are the headline's when `payloads` begins with
-    /// its payload.
-    pub(super) fn relayed(payloads: &[u16], live: u32) -> Vec<Self> {
+    /// The same with `bytes` of zeros behind the application data, which a relay takes away.
+    pub(super) fn padded(self, bytes: u8) -> Self {
+        let head_bytes = self.head_bytes - usize::from(bytes);
+        Self { head_bytes, tail_bytes: -i16::from(bytes), ..self }
+    }
+
+    /// A relay transmits the packet.
+    pub(super) fn is_relayed(&self) -> bool {
+        self.kind != Kind::Passed
+    }
+
+    /// The straight paths; the first two are the headline's when `payloads` begins with its
+    /// payload.
+    pub(super) fn straight(payloads: &[u16], live: u32) -> Vec<Self> {
         let mut paths = Vec::new();
         for family in [Family::V4, Family::V6] {
             for &payload in payloads {
-                paths.push(Self::to_peer(family, payload, live));
-                paths.push(Self::to_client(family, payload, live));
+                let both = [Self::to_peer(family, payload), Self::to_client(family, payload)];
+                paths.extend(both.map(|path| Self { picks: live, ..path }));
             }
         }
         paths
     }
 
-    fn to_peer(family: Family, payload: u16, live: u32) -> Self {
+    fn to_peer(family: Family, payload: u16) -> Self {
         let name = match family {
             Family::V4 => "ipv4_client_to_peer",
             Family::V6 => "ipv6_client_to_peer",
         };
-        let (ends, data) = (Ends::of(family, 0), data(payload));
-        let arrives = arriving(ends.client, ends.server, channel_data(CHANNEL, &data));
-        let out = leaving(ends.relayed, ends.peer, data).bytes();
-        let (reason, frame) = (Reason::ClientToPeer, arrives.bytes());
-        Self { name, family, payload, reason, frame, out, picks: live }
+        let (arrives, leaves) = client_to_peer(&Ends::straight(family, 0), payload);
+        let way = (Kind::Straight(family), Reason::ClientToPeer);
+        Self::new(name, way, payload, &arrives, &leaves)
     }
 
-    fn to_client(family: Family, payload: u16, live: u32) -> Self {
+    fn to_client(family: Family, payload: u16) -> Self {
         let name = match family {
             Family::V4 => "ipv4_peer_to_client",
             Family::V6 => "ipv6_peer_to_client",
         };
-        let (ends, data) = (Ends::of(family, 0), data(payload));
-        let out = leaving(ends.server, ends.client, channel_data(CHANNEL, &data)).bytes();
-        let (reason, frame) = (Reason::PeerToClient, arriving(ends.peer, ends.relayed, data));
-        Self { name, family, payload, reason, frame: frame.bytes(), out, picks: live }
+        let (arrives, leaves) = peer_to_client(&Ends::straight(family, 0), payload);
+        let way = (Kind::Straight(family), Reason::PeerToClient);
+        Self::new(name, way, payload, &arrives, &leaves)
     }
 
     /// Paths of packets that go up to userspace, which all of a host's other traffic does.
     pub(super) fn passed(payload: u16, live: u32) -> Vec<Self> {
-        let Ends { client, server, .. } = Ends::of(Family::V4, 0);
-        let path = |name, reason, datagram: &Datagram| Self {
-            name,
-            family: Family::V4,
-            payload,
-            reason,
-            frame: datagram.bytes(),
-            out: datagram.bytes(),
-            picks: 1,
+        let ends = Ends::straight(Family::V4, 0);
+        let path = |name, reason, datagram: &Datagram| {
+            Self::new(name, (Kind::Passed, reason), payload, datagram, datagram)
         };
-        let ask = arriving(client, server, channel_data(CHANNEL, &data(payload)));
+        let (ask, _) = client_to_peer(&ends, payload);
         let stun = Datagram { payload: binding_request(payload), ..ask.clone() };
         let unbound = channel_data(OTHER_CHANNEL, &data(payload));
         let unbound = Datagram { payload: unbound, ..ask.clone() };
-        let expired = Datagram { src: Ends::of(Family::V4, live).client, ..ask.clone() };
-        let elsewhere = Datagram { dst: (server.ip(), 53).into(), ..ask.clone() };
+        let expired = Datagram { src: Ends::straight(Family::V4, live).client, ..ask.clone() };
+        let elsewhere = Datagram { dst: (ends.server.ip(), 53).into(), ..ask.clone() };
         let tcp = Datagram { protocol: TCP, ..ask };
         vec![
             path("pass_stun", Reason::NotTurn, &stun),
@@ -218,24 +145,28 @@ impl Path {
 
     /// What the stage restores: the frame as it is.
     pub(super) fn template(&self) -> Template {
-        let (head, _) = self
-            .frame
-            .split_first_chunk::<{ stage::HEAD_BYTES }>()
-            .expect("--payload keeps a frame longer than what is restored");
-        let (first, words) = head.split_first_chunk::<2>().expect("HEAD_BYTES is more than two");
-        let words = <[u32; stage::WORDS]>::read_from_bytes(words).expect("HEAD_BYTES - 2 bytes");
+        let (first, rest) = self.frame[..self.head_bytes].split_at(2);
+        let (chunks, odd) = rest.as_chunks::<4>();
+        assert!(odd.is_empty(), "headers are words behind the first two bytes");
+        let mut words = [0; stage::WORDS_MAX];
+        for (word, chunk) in words.iter_mut().zip(chunks) {
+            *word = u32::from_ne_bytes(*chunk);
+        }
         let source_word = match self.family {
             Family::V4 => stage::SOURCE_WORD_V4,
             Family::V6 => stage::SOURCE_WORD_V6,
         };
+        let length = |bytes| u16::try_from(bytes).expect("a frame of one page at most");
         Template {
             random: 1,
             source: u32::from_be(words[usize::from(source_word)]),
             picks: 1,
-            frame_bytes: u16::try_from(self.frame.len()).expect("a frame of one page at most"),
+            frame_bytes: length(self.frame.len()),
+            out_bytes: length(self.out.len()),
+            out_tail: self.tail_bytes,
+            words_count: length(chunks.len()),
             source_word,
-            first: u16::from_ne_bytes(*first),
-            reserved: 0,
+            first: u16::from_ne_bytes([first[0], first[1]]),
             words,
         }
     }
@@ -247,18 +178,42 @@ impl Path {
     }
 }
 
-fn arriving(src: SocketAddr, dst: SocketAddr, payload: Vec<u8>) -> Datagram {
-    let macs = [OUR_MAC, ROUTER_MAC];
-    Datagram { macs, src, dst, hop_limit: HOP_LIMIT, protocol: UDP, payload }
+/// ChannelData from a binding's client, and what the peer gets.
+pub(super) fn client_to_peer(ends: &Ends, payload: u16) -> (Datagram, Datagram) {
+    let data = data(payload);
+    let arrives = arriving(ends.client, ends.server, channel_data(CHANNEL, &data));
+    (arrives, leaving(ends.relayed, ends.peer, data))
 }
 
-fn leaving(src: SocketAddr, dst: SocketAddr, payload: Vec<u8>) -> Datagram {
+/// From a binding's peer, and what the client gets.
+pub(super) fn peer_to_client(ends: &Ends, payload: u16) -> (Datagram, Datagram) {
+    let data = data(payload);
+    let leaves = leaving(ends.server, ends.client, channel_data(CHANNEL, &data));
+    (arriving(ends.peer, ends.relayed, data), leaves)
+}
+
+pub(super) fn arriving(src: SocketAddr, dst: SocketAddr, payload: Vec<u8>) -> Datagram {
+    Datagram {
+        macs: [OUR_MAC, ROUTER_MAC],
+        vlan: None,
+        src,
+        dst,
+        id: ID,
+        flow: FLOW,
+        hop_limit: HOP_LIMIT,
+        protocol: UDP,
+        payload,
+    }
+}
+
+/// A hop later, on the way out.
+pub(super) fn leaving(src: SocketAddr, dst: SocketAddr, payload: Vec<u8>) -> Datagram {
     let macs = [NEXT_MAC, OUR_MAC];
-    Datagram { macs, src, dst, hop_limit: HOP_LIMIT - 1, protocol: UDP, payload }
+    Datagram { macs, hop_limit: HOP_LIMIT - 1, ..arriving(src, dst, payload) }
 }
 
 /// Application data.
-fn data(bytes: u16) -> Vec<u8> {
+pub(super) fn data(bytes: u16) -> Vec<u8> {
     (0..bytes).map(|at| at.wrapping_mul(37).to_be_bytes()[1]).collect()
 }
 
@@ -273,27 +228,50 @@ fn binding_request(bytes: u16) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::IpAddr;
     use zerocopy::IntoBytes as _;
+
+    fn all() -> Vec<Path> {
+        let mut paths = Path::straight(&[64, 200], 9);
+        paths.extend(super::super::shapes::paths(64));
+        paths.extend(Path::passed(64, 9));
+        paths
+    }
 
     #[test]
     fn a_template_is_the_frames_head_and_knows_the_source() {
-        for path in Path::relayed(&[64], 9).iter().chain(&Path::passed(64, 9)) {
+        for path in all() {
             let template = path.template();
             let head = [&template.first.to_ne_bytes(), template.words.as_bytes()].concat();
-            assert_eq!(path.frame[..stage::HEAD_BYTES], head, "{}", path.name);
-            let first = match path.reason {
-                Reason::PeerToClient => PEERS,
-                Reason::Expired => CLIENTS + 9,
-                _ => CLIENTS,
-            };
-            assert_eq!(template.source, first, "{}", path.name);
-            assert_eq!(path.picking_template(1).picks, if path.is_relayed() { 9 } else { 1 });
+            let bytes = 2 + 4 * usize::from(template.words_count);
+            assert_eq!(path.frame[..bytes], head[..bytes], "{}", path.name);
+            assert!(usize::from(template.words_count) >= stage::WORDS_MIN, "{}", path.name);
+            let live = matches!(path.kind, Kind::Straight(_));
+            assert_eq!(path.picking_template(1).picks, if live { 9 } else { 1 });
+            if let Kind::Straight(family) = path.kind {
+                let Ends { client, peer, .. } = Ends::straight(family, 0);
+                let from = if path.reason == Reason::PeerToClient { peer } else { client };
+                let source = match from.ip() {
+                    IpAddr::V4(ip) => ip.octets(),
+                    IpAddr::V6(ip) => *ip.octets().last_chunk().unwrap(),
+                };
+                assert_eq!(template.source.to_be_bytes(), source, "{}", path.name);
+            }
+        }
+    }
+
+    /// Else the stage would take one for the other.
+    #[test]
+    fn a_changed_tail_is_known_by_the_frames_length() {
+        for path in all().iter().filter(|path| path.tail_bytes != 0) {
+            let given = [path.frame.len(), path.frame.len() + stage::LEAD_BYTES];
+            assert!(!given.contains(&path.out.len()), "{}", path.name);
         }
     }
 
     #[test]
     fn relaying_takes_or_adds_a_channel_header() {
-        for path in Path::relayed(&[64, 200], 1) {
+        for path in Path::straight(&[64, 200], 1) {
             let change = if path.reason == Reason::ClientToPeer { -4 } else { 4 };
             assert_eq!(path.frame.len().checked_add_signed(change), Some(path.out.len()));
         }

@@ -5,7 +5,7 @@ use aya::maps::{Array, HashMap, PerCpuArray};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use relay_common::abi::{
-    self, ABI_VERSION, Config, Count, LISTEN_PORTS_MAX, NextHop, Policer, Reason, Route,
+    self, ABI_VERSION, Config, Count, LISTEN_PORTS_MAX, LinkKey, NextHop, Policer, Reason, Route,
     RouteKeyV4, RouteKeyV6,
 };
 use relay_common::addr::Family;
@@ -14,7 +14,7 @@ use relay_common::wire::channel_data::ChannelRange;
 use relay_common::wire::net::be16;
 use zerocopy::FromBytes as _;
 
-use super::path;
+use super::tables;
 
 /// The loaded program.
 pub(super) struct Relay {
@@ -22,7 +22,7 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// Loads it and fills its maps with `live` bindings of each family.
+    /// Loads it and fills its maps with `live` bindings of each family, and those of other shapes.
     pub(super) fn load(object: &[u8], live: u32, routes_max: u32) -> anyhow::Result<Self> {
         let ebpf = EbpfLoader::new()
             .map_max_entries(abi::map::ROUTES_V4, routes_max)
@@ -49,12 +49,12 @@ impl Relay {
 
     fn configure(&mut self) -> anyhow::Result<()> {
         let mut listen_ports = [0; LISTEN_PORTS_MAX];
-        listen_ports[0] = be16(path::LISTEN_PORT);
+        listen_ports[0] = be16(tables::LISTEN_PORT);
         let config = Config {
             abi_version: ABI_VERSION,
-            epoch: path::EPOCH,
-            relayed_first: path::RELAYED_PORTS.0,
-            relayed_last: path::RELAYED_PORTS.1,
+            epoch: tables::EPOCH,
+            relayed_first: tables::RELAYED_PORTS.0,
+            relayed_last: tables::RELAYED_PORTS.1,
             channel_last: ChannelRange::Rfc8656.last(),
             listen_ports_count: 1,
             listen_ports,
@@ -64,24 +64,35 @@ impl Relay {
         let config: [u8; CONFIG] = zerocopy::transmute!(config);
         Array::<_, [u8; CONFIG]>::try_from(self.map(abi::map::CONFIG)?)?.set(0, config, 0)?;
         const HOP: usize = size_of::<NextHop>();
-        let hop: [u8; HOP] = zerocopy::transmute!(path::next_hop());
-        Array::<_, [u8; HOP]>::try_from(self.map(abi::map::NEXT_HOPS)?)?.set(0, hop, 0)?;
+        let mut hops = Array::<_, [u8; HOP]>::try_from(self.map(abi::map::NEXT_HOPS)?)?;
+        for (index, hop) in tables::next_hops() {
+            let hop: [u8; HOP] = zerocopy::transmute!(hop);
+            hops.set(index.into(), hop, 0)?;
+        }
+        const LINK: usize = size_of::<LinkKey>();
+        let (link, interface) = tables::link();
+        let link: [u8; LINK] = zerocopy::transmute!(link);
+        HashMap::<_, [u8; LINK], u32>::try_from(self.map(abi::map::LINKS)?)?
+            .insert(link, interface, 0)?;
         Ok(())
     }
 
-    /// All live bindings with their limits, and one binding that has expired.
+    /// All live bindings with their limits, one that has expired, and those of other shapes.
     fn fill(&mut self, live: u32) -> anyhow::Result<()> {
         const POLICER: usize = size_of::<Policer>();
-        let policer: [u8; POLICER] = zerocopy::transmute!(path::policer());
+        let policer: [u8; POLICER] = zerocopy::transmute!(tables::policer());
         let mut policers = Array::<_, [u8; POLICER]>::try_from(self.map(abi::map::POLICERS)?)?;
-        for index in 0..path::slots(live) * 2 {
+        for index in 0..tables::policed_slots(live) * 2 {
             policers.set(index, policer, 0)?;
         }
         for family in [Family::V4, Family::V6] {
-            let bindings = (0..live).map(|index| path::routes(family, index));
-            for entry in bindings.chain([path::expired_routes(family, live)]).flatten() {
+            let bindings = (0..live).map(|index| tables::routes(family, index));
+            for entry in bindings.chain([tables::expired_routes(family, live)]).flatten() {
                 self.insert(entry)?;
             }
+        }
+        for entry in tables::other_routes() {
+            self.insert(entry)?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use relay_common::addr::Family;
 use serde::Serialize;
 
 use super::lab::Subject;
-use super::path::Path;
+use super::path::{Kind, Path};
 use super::samples::{Cell, Figures, Samples, tenths, thousandths};
 use crate::host::Host;
 
@@ -144,9 +144,10 @@ impl Report {
         let reflector = measured.reflector.median()?;
         let payload = *asked.payloads.first()?;
         let both = |family, subject, figure: fn(Figures) -> f64| {
-            let headline = measured.cells.iter().filter(|(path, _)| {
-                path.family == family && path.is_relayed() && path.payload == payload
-            });
+            let headline = measured
+                .cells
+                .iter()
+                .filter(|(path, _)| path.kind == Kind::Straight(family) && path.payload == payload);
             let figures =
                 headline.map(|(_, cell)| cell.figures(subject, &measured.empty).map(figure));
             mean(figures).map(tenths)
@@ -269,7 +270,7 @@ impl Report {
     fn write_table(&self, out: &mut String) -> fmt::Result {
         writeln!(
             out,
-            "{:<20} {:>7} {:>8} {:>8} {:>8} {:>8} {:>8} {:>10} {:>8} {:>7} {:>7}",
+            "{:<28} {:>7} {:>8} {:>8} {:>8} {:>8} {:>8} {:>10} {:>8} {:>7} {:>7}",
             "ns a packet",
             "payload",
             "median",
@@ -289,7 +290,7 @@ impl Report {
                 |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.3}"));
             writeln!(
                 out,
-                "{:<20} {:>7} {ns:>8.1} {min:>8.1} {p25:>8.1} {p75:>8.1} {net_ns:>8.1} {:>10} \
+                "{:<28} {:>7} {ns:>8.1} {min:>8.1} {p25:>8.1} {p75:>8.1} {net_ns:>8.1} {:>10} \
                  {:>8} {:>7} {:>7}",
                 line.path,
                 line.payload,

@@ -11,7 +11,7 @@ use relay_common::wire::checksum;
 use relay_common::wire::net::be16;
 use zerocopy::{FromBytes as _, Immutable, IntoBytes};
 
-use super::path;
+use super::tables;
 
 /// The program's name.
 const PROGRAM: &str = "yardstick";
@@ -109,7 +109,7 @@ impl Yardstick {
         let mut map = HashMap::<_, [u8; KEY_BYTES], [u8; VALUE_BYTES]>::try_from(map)?;
         for index in 0..live {
             let [Entry::V4(from_client, to_peer), Entry::V4(from_peer, to_client)] =
-                path::routes(Family::V4, index)
+                tables::routes(Family::V4, index)
             else {
                 unreachable!("addresses of IPv4 make routes of IPv4")
             };
@@ -133,7 +133,7 @@ impl Yardstick {
         let map = self.ebpf.map(COUNTS).context("the object has no map COUNTS")?;
         let map = PerCpuArray::<_, [u8; COUNT_BYTES]>::try_from(map)?;
         let mut packets = 0;
-        for slot in 0..path::slots(self.live) {
+        for slot in 0..tables::slots(self.live) {
             for cpu in map.get(&count_index(slot, direction), 0)?.iter() {
                 let (count, _) = u64::read_from_prefix(cpu).expect("a count is two such words");
                 packets += count;
@@ -149,7 +149,7 @@ fn insert(
     number: u16,
     (key, route): &(RouteKeyV4, Route),
 ) -> anyhow::Result<()> {
-    let value = Value::of(direction, number, route, &path::next_hop());
+    let value = Value::of(direction, number, route, &tables::next_hop());
     let key: [u8; KEY_BYTES] = zerocopy::transmute!(Key::of(key));
     let value: [u8; VALUE_BYTES] = zerocopy::transmute!(value);
     Ok(map.insert(key, value, 0)?)
