@@ -124,10 +124,10 @@ impl Lab {
         self.stage.aim(&program)
     }
 
-    /// What a subject should make of a path's frame.
-    fn expected(subject: Subject, path: &Path) -> (u32, Vec<u8>) {
+    /// What a subject should make of a path's frame; what is chance is as in what was `found`.
+    fn expected(subject: Subject, path: &Path, found: &[u8]) -> (u32, Vec<u8>) {
         match subject {
-            Subject::Relay | Subject::Yardstick if path.is_relayed() => (XDP_TX, path.out.clone()),
+            Subject::Relay | Subject::Yardstick if path.is_relayed() => (XDP_TX, path.out(found)),
             Subject::Relay | Subject::Yardstick | Subject::Empty => (XDP_PASS, path.frame.clone()),
             Subject::Reflector => {
                 let (dst, rest) = path.frame.split_at(6);
@@ -145,7 +145,7 @@ impl Lab {
         self.aim(subject)?;
         self.stage.set(path.template())?;
         let (run, found) = self.stage.once(&path.frame)?;
-        let (action, expected) = Self::expected(subject, path);
+        let (action, expected) = Self::expected(subject, path, &found);
         expect_action(subject, path, action, &run)?;
         if found != expected {
             let wrong = Wrong::Bytes { expected, found };
@@ -171,7 +171,7 @@ impl Lab {
         let before = self.packets(subject, path.reason)?;
         let run = self.stage.time(&path.frame, repeat)?;
         let after = self.packets(subject, path.reason)?;
-        expect_action(subject, path, Self::expected(subject, path).0, &run)?;
+        expect_action(subject, path, Self::expected(subject, path, &[]).0, &run)?;
         let expected = u64::from(repeat);
         if let (Some(before), Some(after)) = (before, after)
             && after - before != expected
@@ -193,7 +193,7 @@ impl Lab {
         repeat: u32,
     ) -> anyhow::Result<u32> {
         let run = stage::time(self.program(subject)?, &path.frame, repeat)?;
-        expect_action(subject, path, Self::expected(subject, path).0, &run)?;
+        expect_action(subject, path, Self::expected(subject, path, &[]).0, &run)?;
         Ok(run.ns)
     }
 

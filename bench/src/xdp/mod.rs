@@ -3,6 +3,7 @@
 //! nothing and sends nothing: `BPF_PROG_TEST_RUN` runs the programs on frames in memory.
 
 mod frame;
+mod indications;
 mod lab;
 mod path;
 mod relay;
@@ -10,6 +11,7 @@ mod report;
 mod samples;
 mod shapes;
 mod stage;
+mod stun;
 mod tables;
 mod yardstick;
 
@@ -142,6 +144,7 @@ impl Xdp {
         let live = self.live.get();
         let mut paths = Path::straight(&self.payload, live);
         paths.extend(shapes::paths(self.payload[0]));
+        paths.extend(indications::paths(self.payload[0]));
         paths.extend(Path::passed(self.payload[0], live));
         paths
     }

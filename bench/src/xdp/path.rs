@@ -1,5 +1,5 @@
 //! What is measured: frames that meet a binding, or meet nothing, and what has to come out. Has
-//! those that every relay knows, and those that go up; other shapes are in `shapes`.
+//! the straight ones, and those that go up; others are in `shapes` and `indications`.
 
 use std::net::SocketAddr;
 
@@ -8,6 +8,7 @@ use relay_common::abi::Reason;
 use relay_common::addr::Family;
 
 use super::frame::{Datagram, TCP, UDP, channel_data};
+use super::stun::{self, DATA, DATA_INDICATION, TRANSACTION_AT, Transaction, XOR_PEER_ADDRESS};
 use super::tables::{CHANNEL, Ends, NEXT_MAC, OTHER_CHANNEL, OUR_MAC, ROUTER_MAC};
 
 const HOP_LIMIT: u8 = 64;
@@ -27,6 +28,41 @@ pub(super) enum Kind {
     Passed,
 }
 
+/// What comes out of a relay.
+#[derive(Debug)]
+pub(super) enum Out {
+    Datagram(Datagram),
+    /// A Data indication, the payload of `leaves`. Its transaction ID is chance, and the peer's
+    /// address is written by it.
+    DataIndication {
+        leaves: Datagram,
+        peer: SocketAddr,
+        data: Vec<u8>,
+    },
+}
+
+impl Out {
+    /// Its bytes, with the transaction ID of what was `found` where that is chance.
+    fn bytes(&self, found: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Datagram(datagram) => datagram.bytes(),
+            Self::DataIndication { leaves, peer, data } => {
+                let frame = |id: &Transaction| {
+                    let peer = stun::xored(*peer, id);
+                    let attributes = [(XOR_PEER_ADDRESS, &peer[..]), (DATA, data)];
+                    let payload = stun::message(DATA_INDICATION, id, &attributes);
+                    let at = payload.len() - TRANSACTION_AT;
+                    let frame = Datagram { payload, ..leaves.clone() }.bytes();
+                    (frame.len() - at, frame)
+                };
+                let (at, any) = frame(&[0; _]);
+                let id = found.get(at..).and_then(<[u8]>::first_chunk);
+                id.map_or(any, |id| frame(id).1)
+            }
+        }
+    }
+}
+
 /// One way through the program.
 #[derive(Debug)]
 pub(super) struct Path {
@@ -40,7 +76,7 @@ pub(super) struct Path {
     /// What goes in.
     pub(super) frame: Vec<u8>,
     /// What comes out of a relay: the same when it is passed.
-    pub(super) out: Vec<u8>,
+    out: Out,
     /// The wire's family.
     family: Family,
     /// Bytes of the frame that a relay writes to or cuts off, from its start.
@@ -52,15 +88,15 @@ pub(super) struct Path {
 }
 
 impl Path {
-    /// Of what arrives and what leaves; application data is all that `arrives` ends in.
+    /// Of what arrives and what comes out; application data is all that `arrives` ends in.
     pub(super) fn new(
         name: &'static str,
         (kind, reason): (Kind, Reason),
         payload: u16,
         arrives: &Datagram,
-        leaves: &Datagram,
+        out: Out,
     ) -> Self {
-        let (frame, out) = (arrives.bytes(), leaves.bytes());
+        let frame = arrives.bytes();
         let family = Family::of(arrives.src.ip());
         let head_bytes = frame.len() - usize::from(payload);
         Self {
@@ -77,10 +113,16 @@ impl Path {
         }
     }
 
-    /// The same with `bytes` of zeros behind the application data, which a relay takes away.
-    pub(super) fn padded(self, bytes: u8) -> Self {
-        let head_bytes = self.head_bytes - usize::from(bytes);
-        Self { head_bytes, tail_bytes: -i16::from(bytes), ..self }
+    /// The same, but that a relay puts `tail_bytes` behind the frame's end; negative: takes zeros
+    /// away that stand behind the application data.
+    pub(super) fn tail(self, tail_bytes: i16) -> Self {
+        let padding = usize::from(tail_bytes.min(0).unsigned_abs());
+        Self { head_bytes: self.head_bytes - padding, tail_bytes, ..self }
+    }
+
+    /// What comes out of a relay, as bytes; what is chance is as in what was `found`.
+    pub(super) fn out(&self, found: &[u8]) -> Vec<u8> {
+        self.out.bytes(found)
     }
 
     /// A relay transmits the packet.
@@ -108,7 +150,7 @@ impl Path {
         };
         let (arrives, leaves) = client_to_peer(&Ends::straight(family, 0), payload);
         let way = (Kind::Straight(family), Reason::ClientToPeer);
-        Self::new(name, way, payload, &arrives, &leaves)
+        Self::new(name, way, payload, &arrives, Out::Datagram(leaves))
     }
 
     fn to_client(family: Family, payload: u16) -> Self {
@@ -118,14 +160,15 @@ impl Path {
         };
         let (arrives, leaves) = peer_to_client(&Ends::straight(family, 0), payload);
         let way = (Kind::Straight(family), Reason::PeerToClient);
-        Self::new(name, way, payload, &arrives, &leaves)
+        Self::new(name, way, payload, &arrives, Out::Datagram(leaves))
     }
 
     /// Paths of packets that go up to userspace, which all of a host's other traffic does.
     pub(super) fn passed(payload: u16, live: u32) -> Vec<Self> {
         let ends = Ends::straight(Family::V4, 0);
         let path = |name, reason, datagram: &Datagram| {
-            Self::new(name, (Kind::Passed, reason), payload, datagram, datagram)
+            let out = Out::Datagram(datagram.clone());
+            Self::new(name, (Kind::Passed, reason), payload, datagram, out)
         };
         let (ask, _) = client_to_peer(&ends, payload);
         let stun = Datagram { payload: binding_request(payload), ..ask.clone() };
@@ -135,7 +178,7 @@ impl Path {
         let elsewhere = Datagram { dst: (ends.server.ip(), 53).into(), ..ask.clone() };
         let tcp = Datagram { protocol: TCP, ..ask };
         vec![
-            path("pass_stun", Reason::NotTurn, &stun),
+            path("pass_stun", Reason::Stun, &stun),
             path("pass_no_route", Reason::NoRoute, &unbound),
             path("pass_expired", Reason::Expired, &expired),
             path("pass_other_port", Reason::NotOurPort, &elsewhere),
@@ -162,7 +205,7 @@ impl Path {
             source: u32::from_be(words[usize::from(source_word)]),
             picks: 1,
             frame_bytes: length(self.frame.len()),
-            out_bytes: length(self.out.len()),
+            out_bytes: length(self.out(&[]).len()),
             out_tail: self.tail_bytes,
             words_count: length(chunks.len()),
             source_word,
@@ -233,7 +276,10 @@ mod tests {
 
     fn all() -> Vec<Path> {
         let mut paths = Path::straight(&[64, 200], 9);
-        paths.extend(super::super::shapes::paths(64));
+        for payload in [64, 33] {
+            paths.extend(super::super::shapes::paths(payload));
+            paths.extend(super::super::indications::paths(payload));
+        }
         paths.extend(Path::passed(64, 9));
         paths
     }
@@ -265,7 +311,7 @@ mod tests {
     fn a_changed_tail_is_known_by_the_frames_length() {
         for path in all().iter().filter(|path| path.tail_bytes != 0) {
             let given = [path.frame.len(), path.frame.len() + stage::LEAD_BYTES];
-            assert!(!given.contains(&path.out.len()), "{}", path.name);
+            assert!(!given.contains(&path.out(&[]).len()), "{}", path.name);
         }
     }
 
@@ -273,7 +319,7 @@ mod tests {
     fn relaying_takes_or_adds_a_channel_header() {
         for path in Path::straight(&[64, 200], 1) {
             let change = if path.reason == Reason::ClientToPeer { -4 } else { 4 };
-            assert_eq!(path.frame.len().checked_add_signed(change), Some(path.out.len()));
+            assert_eq!(path.frame.len().checked_add_signed(change), Some(path.out(&[]).len()));
         }
     }
 }

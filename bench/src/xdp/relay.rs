@@ -5,11 +5,11 @@ use aya::maps::{Array, HashMap, PerCpuArray};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use relay_common::abi::{
-    self, ABI_VERSION, Config, Count, LISTEN_PORTS_MAX, LinkKey, NextHop, Policer, Reason, Route,
-    RouteKeyV4, RouteKeyV6,
+    self, ABI_VERSION, Config, Count, LISTEN_PORTS_MAX, LinkKey, NextHop, Permission,
+    PermissionKeyV4, PermissionKeyV6, Policer, Reason, Route, RouteKeyV4, RouteKeyV6,
 };
 use relay_common::addr::Family;
-use relay_common::route::Entry;
+use relay_common::route::{Entry, PermissionEntry};
 use relay_common::wire::channel_data::ChannelRange;
 use relay_common::wire::net::be16;
 use zerocopy::FromBytes as _;
@@ -51,6 +51,8 @@ impl Relay {
         let mut listen_ports = [0; LISTEN_PORTS_MAX];
         listen_ports[0] = be16(tables::LISTEN_PORT);
         let config = Config {
+            answer_cost_ns: tables::ANSWER_COST.0,
+            answer_burst_ns: tables::ANSWER_COST.1,
             abi_version: ABI_VERSION,
             epoch: tables::EPOCH,
             relayed_first: tables::RELAYED_PORTS.0,
@@ -94,6 +96,9 @@ impl Relay {
         for entry in tables::other_routes() {
             self.insert(entry)?;
         }
+        for entry in tables::permissions() {
+            self.permit(entry)?;
+        }
         Ok(())
     }
 
@@ -113,6 +118,27 @@ impl Relay {
                     (zerocopy::transmute!(key), zerocopy::transmute!(route));
                 HashMap::<_, [u8; KEY], [u8; ROUTE]>::try_from(self.map(abi::map::ROUTES_V6)?)?
                     .insert(key, route, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn permit(&mut self, entry: PermissionEntry) -> anyhow::Result<()> {
+        const VALUE: usize = size_of::<Permission>();
+        match entry {
+            PermissionEntry::V4(key, value) => {
+                const KEY: usize = size_of::<PermissionKeyV4>();
+                let (key, value): ([u8; KEY], [u8; VALUE]) =
+                    (zerocopy::transmute!(key), zerocopy::transmute!(value));
+                let map = self.map(abi::map::PERMISSIONS_V4)?;
+                HashMap::<_, [u8; KEY], [u8; VALUE]>::try_from(map)?.insert(key, value, 0)?;
+            }
+            PermissionEntry::V6(key, value) => {
+                const KEY: usize = size_of::<PermissionKeyV6>();
+                let (key, value): ([u8; KEY], [u8; VALUE]) =
+                    (zerocopy::transmute!(key), zerocopy::transmute!(value));
+                let map = self.map(abi::map::PERMISSIONS_V6)?;
+                HashMap::<_, [u8; KEY], [u8; VALUE]>::try_from(map)?.insert(key, value, 0)?;
             }
         }
         Ok(())

@@ -5,11 +5,11 @@ use relay_common::abi::Reason;
 use relay_common::addr::Family;
 
 use super::frame::{Datagram, channel_data};
-use super::path::{Kind, Path, arriving, client_to_peer, data, leaving, peer_to_client};
+use super::path::{Kind, Out, Path, arriving, client_to_peer, data, leaving, peer_to_client};
 use super::tables::{self, CHANNEL, Ends, RECEIVER_CHANNEL, Set, VLAN};
 
 /// Bytes behind the application data of the padded path: as many as there may be (RFC 8656 §12.5).
-const PADDING_BYTES: u8 = 3;
+const PADDING_BYTES: i16 = 3;
 
 /// All of them.
 pub(super) fn paths(payload: u16) -> Vec<Path> {
@@ -26,11 +26,23 @@ fn crossings(payload: u16) -> Vec<Path> {
     let ends = |client, peer| Ends::of(Set::Crossing, [client, peer], 0);
     let up = |name, client, peer| {
         let (arrives, leaves) = client_to_peer(&ends(client, peer), payload);
-        Path::new(name, way(Reason::ClientToPeer), payload, &arrives, &crossed(leaves))
+        Path::new(
+            name,
+            way(Reason::ClientToPeer),
+            payload,
+            &arrives,
+            Out::Datagram(crossed(leaves)),
+        )
     };
     let down = |name, peer, client| {
         let (arrives, leaves) = peer_to_client(&ends(client, peer), payload);
-        Path::new(name, way(Reason::PeerToClient), payload, &arrives, &crossed(leaves))
+        Path::new(
+            name,
+            way(Reason::PeerToClient),
+            payload,
+            &arrives,
+            Out::Datagram(crossed(leaves)),
+        )
     };
     vec![
         up("ipv4_to_ipv6_client_to_peer", v4, v6),
@@ -52,7 +64,7 @@ fn hairpin(payload: u16) -> Path {
     let arrives = arriving(from.client, from.server, channel_data(CHANNEL, &data));
     let leaves = leaving(to.server, to.client, channel_data(RECEIVER_CHANNEL, &data));
     let leaves = Datagram { hop_limit: leaves.hop_limit - 1, ..leaves };
-    Path::new("ipv4_hairpin", way(Reason::Hairpin), payload, &arrives, &leaves)
+    Path::new("ipv4_hairpin", way(Reason::Hairpin), payload, &arrives, Out::Datagram(leaves))
 }
 
 /// Behind a tag of their own, out with one.
@@ -61,7 +73,7 @@ fn tagged(payload: u16) -> [Path; 2] {
     let path = |name, reason, (arrives, leaves)| {
         let [arrives, leaves] =
             [arrives, leaves].map(|datagram| Datagram { vlan: Some(VLAN), ..datagram });
-        Path::new(name, way(reason), payload, &arrives, &leaves)
+        Path::new(name, way(reason), payload, &arrives, Out::Datagram(leaves))
     };
     [
         path("ipv4_vlan_client_to_peer", Reason::ClientToPeer, client_to_peer(&ends, payload)),
@@ -74,8 +86,8 @@ fn padded(payload: u16) -> Path {
     let (arrives, leaves) = client_to_peer(&Ends::straight(Family::V4, 0), payload);
     let padded = [&arrives.payload[..], &[0; PADDING_BYTES as usize]].concat();
     let arrives = Datagram { payload: padded, ..arrives };
-    Path::new("ipv4_padded_client_to_peer", way(Reason::ClientToPeer), payload, &arrives, &leaves)
-        .padded(PADDING_BYTES)
+    let (way, out) = (way(Reason::ClientToPeer), Out::Datagram(leaves));
+    Path::new("ipv4_padded_client_to_peer", way, payload, &arrives, out).tail(-PADDING_BYTES)
 }
 
 fn way(reason: Reason) -> (Kind, Reason) {

@@ -1,5 +1,5 @@
 //! What Turnpike's maps hold: bindings, next hops, limits. The frames that meet them are laid out
-//! elsewhere (`path`, `shapes`); loads nothing.
+//! elsewhere (`path`, `shapes`, `indications`); loads nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -7,7 +7,7 @@ use relay_common::abi::{LinkKey, NEXT_HOP_VALID, NextHop, Policer, SLOTS_MAX, TA
 use relay_common::addr::{
     ClientAddr, Family, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport,
 };
-use relay_common::route::{self, Binding, Entry, HairpinEnd, Leg, Stamp};
+use relay_common::route::{self, Binding, Entry, HairpinEnd, Leg, PermissionEntry, Stamp};
 use relay_common::wire::channel_data::{ChannelNumber, ChannelRange};
 use relay_common::wire::net::{be16, ether_type};
 
@@ -52,6 +52,8 @@ pub(super) enum Set {
     Tagged,
     /// From one client to another.
     Hairpin,
+    /// No channel: an allocation with a permission.
+    Indications,
 }
 
 /// Addresses of a binding.
@@ -139,6 +141,10 @@ pub(super) fn policer() -> Policer {
     Policer { packet_cost: 1, byte_cost: 1 << 11, burst_ns: BURST_NS, ..Policer::default() }
 }
 
+/// What an answered Binding request costs its source, and how far ahead that may be, nanoseconds;
+/// no run reaches it.
+pub(super) const ANSWER_COST: (u64, u64) = (1, BURST_NS);
+
 /// Both routes of a live binding.
 pub(super) fn routes(family: Family, index: u32) -> [Entry; 2] {
     channel(&Ends::straight(family, index), index, u64::MAX, UNTAGGED)
@@ -160,7 +166,30 @@ pub(super) fn other_routes() -> Vec<Entry> {
     let pairs = pairs.map(|(set, families, next_hop)| {
         channel(&Ends::of(set, families, 0), 0, u64::MAX, next_hop)
     });
-    pairs.into_iter().flatten().chain([hairpin()]).collect()
+    let stun = [v4, v6].into_iter().flat_map(|family| {
+        let ends = allocation(family);
+        let relayed = RelayedAddr::new(ends.relayed);
+        let send = route::send(&ends.five_tuple(), relayed, stamp(0), u64::MAX);
+        let answer = route::answer(ServerAddr::new(ends.server), EPOCH);
+        [send.expect("it is on UDP"), answer]
+    });
+    pairs.into_iter().flatten().chain([hairpin()]).chain(stun).collect()
+}
+
+/// The ends of a family's allocation without a channel.
+pub(super) fn allocation(family: Family) -> Ends {
+    Ends::of(Set::Indications, [family; 2], 0)
+}
+
+/// The permissions of allocations without a channel.
+pub(super) fn permissions() -> [PermissionEntry; 2] {
+    [Family::V4, Family::V6].map(|family| {
+        let ends = allocation(family);
+        let (relayed, peer) = (RelayedAddr::new(ends.relayed), ends.peer.ip());
+        let hops = [UNTAGGED; 2];
+        route::permission(&ends.five_tuple(), relayed, peer, stamp(0), u64::MAX, hops)
+            .expect("relayed address and peer are of one family")
+    })
 }
 
 fn channel(ends: &Ends, index: u32, deadline_ns: u64, next_hop: u16) -> [Entry; 2] {
