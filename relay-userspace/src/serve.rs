@@ -400,6 +400,8 @@ fn turn_config(
             unauthenticated_replies_per_sec: share
                 .of(limits.unauthenticated_replies_per_sec)
                 .max(1),
+            allocation_bytes_per_sec: 0,
+            allocation_packets_per_sec: 0,
         },
         nonce_key,
         seed: random()?,

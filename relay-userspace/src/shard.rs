@@ -294,7 +294,7 @@ impl Shard {
                 Output::OpenRelay { allocation, relayed } => {
                     opened.push((allocation, self.open(allocation, relayed)));
                 }
-                Output::CloseRelay { allocation } => self.close(allocation),
+                Output::CloseRelay { allocation, .. } => self.close(allocation),
                 Output::Install(binding) => {
                     if let Some(kernel) = &self.kernel {
                         kernel.install(&binding, self.slot_base + binding.allocation.index);
@@ -305,6 +305,7 @@ impl Shard {
                         kernel.withdraw(&binding);
                     }
                 }
+                Output::Permit(_) | Output::Forbid(_) => {}
             }
         }
         if let Some(datagram) = datagram {

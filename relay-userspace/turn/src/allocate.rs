@@ -97,6 +97,8 @@ impl Turn {
             channels: BTreeMap::new(),
             numbers: BTreeMap::new(),
             icmp_full_at_ns: 0,
+            counts: Default::default(),
+            used: Default::default(),
         });
         self.outputs.push_back(Output::OpenRelay { allocation: id, relayed });
         Ok(None)
@@ -166,7 +168,8 @@ impl Turn {
     pub(crate) fn relay_opened(&mut self, now: Now, id: AllocationId) {
         let Some(allocation) = self.tables.by_id_mut(id) else {
             // It was given up meanwhile; what was opened must not stay.
-            return self.outputs.push_back(Output::CloseRelay { allocation: id });
+            let counts = Default::default();
+            return self.outputs.push_back(Output::CloseRelay { allocation: id, counts });
         };
         let Stage::Opening(opening) = &mut allocation.stage else { return };
         let reply_to = opening.reply_to;

@@ -4,14 +4,16 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use relay_common::abi::{Count, Direction};
 use relay_common::addr::{Family, FiveTuple, PeerAddr, RelayedAddr};
 use relay_common::wire::channel_data::ChannelNumber;
 use relay_common::wire::stun::TransactionId;
 
+use crate::police::Used;
 use crate::ports::{Parity, Place};
 use crate::reply::{ReplyTo, Success};
 use crate::timers::CHANNEL_BAN_NS;
-use crate::{AllocationId, Binding};
+use crate::{AllocationId, Binding, Permission};
 
 /// One allocation.
 pub(crate) struct Allocation {
@@ -25,13 +27,16 @@ pub(crate) struct Allocation {
     /// The Allocate request that made it, to know it when it comes again.
     pub(crate) transaction: TransactionId,
     pub(crate) stage: Stage,
-    /// IP address → deadline.
-    pub(crate) permissions: BTreeMap<IpAddr, u64>,
+    pub(crate) permissions: BTreeMap<IpAddr, Given>,
     pub(crate) channels: BTreeMap<ChannelNumber, ChannelBinding>,
     /// The inverse of `channels`.
     pub(crate) numbers: BTreeMap<PeerAddr, ChannelNumber>,
     /// When its client may again be told of as many ICMP errors at once as ever.
     pub(crate) icmp_full_at_ns: u64,
+    /// What was relayed here, not by the datapath, in order of [`Direction`].
+    pub(crate) counts: [Count; Direction::ALL.len()],
+    /// What is used up of the limits, in order of [`Direction`].
+    pub(crate) used: [Used; Direction::ALL.len()],
 }
 
 /// How far an allocation is.
@@ -58,6 +63,14 @@ pub(crate) struct Open {
     pub(crate) deadline_ns: u64,
     /// The answer to the Allocate request.
     pub(crate) answer: Success,
+}
+
+/// A permission (RFC 8656 §9).
+pub(crate) struct Given {
+    /// When it ends.
+    pub(crate) deadline_ns: u64,
+    /// The deadlines the datapath was told: the permission's and the allocation's.
+    pub(crate) installed: Option<(u64, u64)>,
 }
 
 /// A channel binding (RFC 8656 §12), and for five minutes the memory of one.
@@ -118,7 +131,7 @@ impl Allocation {
         let channel = self.channels.get(&number).filter(|c| c.phase == Phase::Bound)?;
         let client_to_peer = channel.deadline_ns.min(self.open()?.deadline_ns);
         // Without a permission nothing comes back: a deadline that is always over.
-        let permission = self.permissions.get(&channel.peer.ip()).copied().unwrap_or(0);
+        let permission = self.permissions.get(&channel.peer.ip()).map_or(0, |g| g.deadline_ns);
         Some(Binding {
             allocation: self.id,
             five_tuple: self.five_tuple,
@@ -127,6 +140,19 @@ impl Allocation {
             number,
             client_to_peer_deadline_ns: client_to_peer,
             peer_to_client_deadline_ns: client_to_peer.min(permission),
+        })
+    }
+
+    /// A permission, as the datapath needs it.
+    pub(crate) fn permission(&self, ip: IpAddr) -> Option<Permission> {
+        let allocation_deadline_ns = self.open()?.deadline_ns;
+        Some(Permission {
+            allocation: self.id,
+            five_tuple: self.five_tuple,
+            relayed: self.relayed,
+            peer: ip,
+            deadline_ns: self.permissions.get(&ip)?.deadline_ns.min(allocation_deadline_ns),
+            allocation_deadline_ns,
         })
     }
 }

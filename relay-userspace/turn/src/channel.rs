@@ -73,15 +73,9 @@ impl Turn {
     }
 
     /// Tells the datapath until when a channel relays, if it does and that is news.
-    ///
-    /// A peer on one of our own relayed addresses stays in userspace: a packet to it never leaves
-    /// the machine, so that a route to a next hop cannot stand for it.
     pub(crate) fn install(&mut self, id: AllocationId, number: ChannelNumber) {
         let Some(allocation) = self.tables.by_id_mut(id) else { return };
         let Some(binding) = allocation.binding(number) else { return };
-        if self.peers.is_own(binding.peer.ip()) {
-            return;
-        }
         let deadlines = (binding.client_to_peer_deadline_ns, binding.peer_to_client_deadline_ns);
         let Some(channel) = allocation.channels.get_mut(&number) else { return };
         if channel.installed.replace(deadlines) != Some(deadlines) {

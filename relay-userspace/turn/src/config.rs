@@ -47,7 +47,7 @@ pub struct RelayAddress {
     pub external: Option<IpAddr>,
 }
 
-/// Bounds, each at least 1.
+/// Bounds, each at least 1 unless it says otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Allocations of one state machine.
@@ -64,6 +64,11 @@ pub struct Limits {
     pub nonce_secs: u32,
     /// Replies to unauthenticated requests from one IPv4 address or IPv6 /64, per second.
     pub unauthenticated_replies_per_sec: u32,
+    /// Application data of each direction of an allocation that is relayed here, bytes per second;
+    /// 0: not limited. The datapath has limits of its own.
+    pub allocation_bytes_per_sec: u32,
+    /// The same in packets per second.
+    pub allocation_packets_per_sec: u32,
 }
 
 impl Default for Limits {
@@ -76,6 +81,8 @@ impl Default for Limits {
             lifetime_secs_max: 3600,
             nonce_secs: 3600,
             unauthenticated_replies_per_sec: 256,
+            allocation_bytes_per_sec: 0,
+            allocation_packets_per_sec: 0,
         }
     }
 }

@@ -14,7 +14,8 @@ impl Turn {
             match timer {
                 Timer::Channel(id, number) => self.expire_channel(id, number),
                 Timer::Permission(id, ip) => {
-                    // The datapath knows this deadline: nothing to withdraw.
+                    // The datapath knows this deadline: it only must not keep what is over.
+                    self.forbid(id, ip);
                     let allocation = self.tables.by_id_mut(id);
                     if allocation.and_then(|a| a.permissions.remove(&ip)).is_some() {
                         self.stats.permissions -= 1;
@@ -36,6 +37,11 @@ impl Turn {
     pub(crate) fn deallocate(&mut self, id: AllocationId) {
         let Some(allocation) = self.tables.by_id(id) else { return };
         let numbers: Vec<_> = allocation.channels.keys().copied().collect();
+        let ips: Vec<_> = allocation.permissions.keys().copied().collect();
+        // Permissions first: without its binding, a peer's data would leave as an indication.
+        for ip in ips {
+            self.forbid(id, ip);
+        }
         for number in numbers {
             self.withdraw(id, number);
         }
@@ -46,11 +52,11 @@ impl Turn {
                 self.stats.channels -= 1;
             }
         }
-        for (ip, deadline_ns) in &allocation.permissions {
-            self.timers.cancel(*deadline_ns, Timer::Permission(id, *ip));
+        for (ip, given) in &allocation.permissions {
+            self.timers.cancel(given.deadline_ns, Timer::Permission(id, *ip));
             self.stats.permissions -= 1;
         }
-        self.outputs.push_back(Output::CloseRelay { allocation: id });
+        self.outputs.push_back(Output::CloseRelay { allocation: id, counts: allocation.counts });
         self.ports.release(allocation.place);
         let family = allocation.family();
         match allocation.stage {

@@ -1,7 +1,9 @@
 //! What goes into the state machine and what comes out of it.
 
+use std::net::IpAddr;
 use std::ops::Range;
 
+use relay_common::abi::{Count, Direction};
 use relay_common::addr::{FiveTuple, PeerAddr, RelayedAddr};
 use relay_common::wire::attribute::Icmp;
 use relay_common::wire::channel_data::ChannelNumber;
@@ -110,12 +112,21 @@ pub enum Output {
     CloseRelay {
         /// Of this allocation.
         allocation: AllocationId,
+        /// What was relayed for it here, not by the datapath, in order of [`Direction`].
+        counts: [Count; Direction::ALL.len()],
     },
-    /// Tell the datapath to relay both ways by itself, or until when it now may. Never for a peer
-    /// on one of our own relayed addresses; client and peer may be of different families.
+    /// Tell the datapath to relay both ways by itself, or until when it now may. Client and peer
+    /// may be of different families. The peer may have one of our own relayed addresses: such a
+    /// packet never leaves the machine, and only a datapath that knows both clients' bindings can
+    /// bring it from one to the other.
     Install(Binding),
     /// Tell the datapath to forget a binding, before anything else of it is.
     Withdraw(Binding),
+    /// Tell the datapath to relay indications by itself, or until when it now may. Never for a
+    /// peer on one of our own relayed addresses.
+    Permit(Permission),
+    /// Tell the datapath to forget a permission.
+    Forbid(Permission),
 }
 
 /// A channel binding as a datapath needs it (RFC 8656 §12).
@@ -137,6 +148,24 @@ pub struct Binding {
     /// Peer to client is relayed strictly before this time: the earliest of binding, permission
     /// and allocation. CLOCK_MONOTONIC, nanoseconds.
     pub peer_to_client_deadline_ns: u64,
+}
+
+/// A permission as a datapath needs it (RFC 8656 §9).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Permission {
+    /// The allocation it belongs to.
+    pub allocation: AllocationId,
+    /// Client and server.
+    pub five_tuple: FiveTuple,
+    /// The relayed transport address, as bound (before any `external` mapping).
+    pub relayed: RelayedAddr,
+    /// The peer's address, as packets carry it (after any `external` mapping).
+    pub peer: IpAddr,
+    /// In force strictly before this time: the earlier of permission and allocation.
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub deadline_ns: u64,
+    /// When the allocation ends. CLOCK_MONOTONIC, nanoseconds.
+    pub allocation_deadline_ns: u64,
 }
 
 /// A few bytes that go in front of application data.

@@ -18,6 +18,7 @@ mod io;
 mod nonce;
 mod peers;
 mod permission;
+mod police;
 mod policy;
 mod ports;
 mod refresh;
@@ -35,7 +36,8 @@ mod turn;
 
 pub use config::{Config, Limits, RelayAddress};
 pub use credentials::Credentials;
-pub use io::{AllocationId, Binding, Head, Input, Now, Output};
+pub use io::{AllocationId, Binding, Head, Input, Now, Output, Permission};
+pub use police::POLICING_BURST_NS;
 pub use policy::Policy;
 pub use snapshot::{Code, DropReason, IcmpOutcome, RequestMethod, Snapshot};
 pub use turn::Turn;

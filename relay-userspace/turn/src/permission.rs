@@ -7,11 +7,12 @@ use relay_common::addr::{Family, PeerAddr};
 use relay_common::wire::attribute::{self, AttributeType};
 use relay_common::wire::stun::Message;
 
+use crate::allocation::Given;
 use crate::reject::Reject;
 use crate::reply::Success;
 use crate::request::Request;
 use crate::timers::{PERMISSION_NS, Timer};
-use crate::{AllocationId, Now, Turn};
+use crate::{AllocationId, Now, Output, Turn};
 
 impl Turn {
     pub(crate) fn create_permission(&mut self, request: &Request<'_>) -> Result<Success, Reject> {
@@ -72,15 +73,44 @@ impl Turn {
     pub(crate) fn permit(&mut self, now: Now, id: AllocationId, ip: IpAddr) {
         let Some(allocation) = self.tables.by_id_mut(id) else { return };
         let deadline_ns = now.monotonic_ns + PERMISSION_NS;
-        let before = allocation.permissions.insert(ip, deadline_ns);
-        self.timers.set(before, deadline_ns, Timer::Permission(id, ip));
-        if before.is_none() {
+        let before = allocation.permissions.get(&ip);
+        let (before_ns, installed) =
+            before.map_or((None, None), |given| (Some(given.deadline_ns), given.installed));
+        allocation.permissions.insert(ip, Given { deadline_ns, installed });
+        self.timers.set(before_ns, deadline_ns, Timer::Permission(id, ip));
+        if before_ns.is_none() {
             self.stats.permissions += 1;
         }
         let of_ip = allocation.channels.iter().filter(|(_, channel)| channel.peer.ip() == ip);
         let numbers: Vec<_> = of_ip.map(|(number, _)| *number).collect();
+        self.tell_permission(id, ip);
         for number in numbers {
             self.install(id, number);
+        }
+    }
+
+    /// Tells the datapath until when a permission is in force, if that is news. What comes from or
+    /// goes to a relayed address of ours does not pass where the datapath looks.
+    pub(crate) fn tell_permission(&mut self, id: AllocationId, ip: IpAddr) {
+        if self.peers.is_own(ip) {
+            return;
+        }
+        let Some(allocation) = self.tables.by_id_mut(id) else { return };
+        let Some(permission) = allocation.permission(ip) else { return };
+        let deadlines = (permission.deadline_ns, permission.allocation_deadline_ns);
+        let Some(given) = allocation.permissions.get_mut(&ip) else { return };
+        if given.installed.replace(deadlines) != Some(deadlines) {
+            self.outputs.push_back(Output::Permit(permission));
+        }
+    }
+
+    /// Takes a permission back from the datapath, which was told of it.
+    pub(crate) fn forbid(&mut self, id: AllocationId, ip: IpAddr) {
+        let Some(allocation) = self.tables.by_id_mut(id) else { return };
+        let Some(permission) = allocation.permission(ip) else { return };
+        let Some(given) = allocation.permissions.get_mut(&ip) else { return };
+        if given.installed.take().is_some() {
+            self.outputs.push_back(Output::Forbid(permission));
         }
     }
 }

@@ -32,7 +32,11 @@ impl Turn {
             self.timers.set(Some(open.deadline_ns), deadline_ns, Timer::Allocation(id));
             open.deadline_ns = deadline_ns;
         }
+        let ips: Vec<_> = allocation.permissions.keys().copied().collect();
         let numbers: Vec<_> = allocation.channels.keys().copied().collect();
+        for ip in ips {
+            self.tell_permission(id, ip);
+        }
         for number in numbers {
             self.install(id, number);
         }

@@ -13,36 +13,62 @@ use relay_common::wire::writer::MessageWriter;
 
 use crate::allocation::Allocation;
 use crate::request::unknown_attributes;
-use crate::{AllocationId, DropReason, Head, Output, Turn};
+use crate::{AllocationId, DropReason, Head, Now, Output, Turn};
 
 /// What fits into a UDP datagram over IPv4; IPv6 has room for 20 more, which nobody uses.
 const DATAGRAM_BYTES_MAX: usize = 65_507;
 
+/// Data that permission and binding let pass.
+struct Passing {
+    allocation: AllocationId,
+    output: Output,
+    /// Application data.
+    bytes: usize,
+}
+
 impl Turn {
     /// ChannelData from a client (§12.6).
-    pub(crate) fn relay_channel_data(&mut self, five_tuple: &FiveTuple, datagram: &[u8]) {
-        let output = self.channel_data(five_tuple, datagram);
-        self.relay(Direction::ClientToPeer, output);
+    pub(crate) fn relay_channel_data(&mut self, now: Now, from: &FiveTuple, datagram: &[u8]) {
+        let passing = self.channel_data(from, datagram);
+        self.relay(now, Direction::ClientToPeer, passing);
     }
 
     /// A datagram from a peer (§11.3, §12.7).
-    pub(crate) fn relay_from_peer(&mut self, id: AllocationId, peer: PeerAddr, datagram: &[u8]) {
-        let output = self.peer_data(id, peer, datagram);
-        self.relay(Direction::PeerToClient, output);
+    pub(crate) fn relay_from_peer(
+        &mut self,
+        now: Now,
+        id: AllocationId,
+        peer: PeerAddr,
+        datagram: &[u8],
+    ) {
+        let passing = self.peer_data(id, peer, datagram);
+        self.relay(now, Direction::PeerToClient, passing);
     }
 
     /// An indication from a client: Send is the only one there is (§11.2).
-    pub(crate) fn indication(&mut self, five_tuple: &FiveTuple, message: &Message<'_>) {
+    pub(crate) fn indication(&mut self, now: Now, from: &FiveTuple, message: &Message<'_>) {
         if message.method() != Method::SEND {
             return self.stats.count_dropped(DropReason::UnknownIndication);
         }
-        let output = self.send(five_tuple, message);
-        self.relay(Direction::ClientToPeer, output);
+        let passing = self.send(from, message);
+        self.relay(now, Direction::ClientToPeer, passing);
     }
 
-    fn relay(&mut self, direction: Direction, output: Result<(Output, usize), DropReason>) {
-        match output {
-            Ok((output, bytes)) => {
+    /// Relays what may pass, as far as the allocation's limits go.
+    fn relay(&mut self, now: Now, direction: Direction, passing: Result<Passing, DropReason>) {
+        let admitted = passing.and_then(|passing| {
+            let allocation = self.tables.by_id_mut(passing.allocation);
+            let allocation = allocation.ok_or(DropReason::StaleAllocation)?;
+            if !self.rate.admit(&mut allocation.used[direction as usize], now, passing.bytes) {
+                return Err(DropReason::Policed);
+            }
+            let count = &mut allocation.counts[direction as usize];
+            count.packets += 1;
+            count.bytes += passing.bytes as u64;
+            Ok(passing)
+        });
+        match admitted {
+            Ok(Passing { output, bytes, .. }) => {
                 self.stats.count_relayed(direction, bytes);
                 self.outputs.push_back(output);
             }
@@ -50,11 +76,7 @@ impl Turn {
         }
     }
 
-    fn channel_data(
-        &self,
-        five_tuple: &FiveTuple,
-        datagram: &[u8],
-    ) -> Result<(Output, usize), DropReason> {
+    fn channel_data(&self, five_tuple: &FiveTuple, datagram: &[u8]) -> Result<Passing, DropReason> {
         let number = datagram.first_chunk().map(|number| u16::from_be_bytes(*number));
         let in_range = |number| ChannelNumber::new(number, self.channel_range).is_some();
         if !number.is_some_and(in_range) {
@@ -66,14 +88,10 @@ impl Turn {
         let peer = allocation.bound_peer(message.number).ok_or(DropReason::UnboundChannel)?;
         let bytes = message.payload.len();
         let output = Output::ToPeer { allocation: allocation.id, peer, payload: message.payload };
-        Ok((output, bytes))
+        Ok(Passing { allocation: allocation.id, output, bytes })
     }
 
-    fn send(
-        &self,
-        five_tuple: &FiveTuple,
-        message: &Message<'_>,
-    ) -> Result<(Output, usize), DropReason> {
+    fn send(&self, five_tuple: &FiveTuple, message: &Message<'_>) -> Result<Passing, DropReason> {
         if message.attribute(AttributeType::DONT_FRAGMENT).is_some() {
             return Err(DropReason::DontFragment);
         }
@@ -100,7 +118,8 @@ impl Turn {
         self.peers.reach(peer).map_err(|_| DropReason::PeerDenied)?;
         let start = data.offset + ATTRIBUTE_HEADER_BYTES;
         let payload = start..start + data.value.len();
-        Ok((Output::ToPeer { allocation: allocation.id, peer, payload }, data.value.len()))
+        let output = Output::ToPeer { allocation: allocation.id, peer, payload };
+        Ok(Passing { allocation: allocation.id, output, bytes: data.value.len() })
     }
 
     fn peer_data(
@@ -108,7 +127,7 @@ impl Turn {
         id: AllocationId,
         peer: PeerAddr,
         datagram: &[u8],
-    ) -> Result<(Output, usize), DropReason> {
+    ) -> Result<Passing, DropReason> {
         let allocation = self.tables.by_id(id).filter(|allocation| allocation.open().is_some());
         let allocation = allocation.ok_or(DropReason::StaleAllocation)?;
         let peer = self.peers.inside(peer);
@@ -129,7 +148,8 @@ impl Turn {
         let head =
             head.filter(|head| head.as_slice().len() + bytes + padding <= DATAGRAM_BYTES_MAX);
         let head = head.ok_or(DropReason::TooBig)?;
-        Ok((Output::ToClient { five_tuple: allocation.five_tuple, head, padding }, bytes))
+        let output = Output::ToClient { five_tuple: allocation.five_tuple, head, padding };
+        Ok(Passing { allocation: id, output, bytes })
     }
 
     fn allocation_of(&self, five_tuple: &FiveTuple) -> Result<&Allocation, DropReason> {

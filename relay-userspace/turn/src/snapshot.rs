@@ -182,11 +182,13 @@ pub enum DropReason {
     PeerDenied,
     /// Does not fit into a datagram once it has its head.
     TooBig,
+    /// The allocation is over its limit of packets or bytes.
+    Policed,
 }
 
 impl DropReason {
     /// Every reason, in the order used for metrics.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::NotTurn,
         Self::MalformedStun,
         Self::BadFingerprint,
@@ -205,6 +207,7 @@ impl DropReason {
         Self::NoPermission,
         Self::PeerDenied,
         Self::TooBig,
+        Self::Policed,
     ];
 
     /// Its name in metrics.
@@ -229,6 +232,7 @@ impl DropReason {
             Self::NoPermission => "no_permission",
             Self::PeerDenied => "peer_denied",
             Self::TooBig => "too_big",
+            Self::Policed => "policed",
         }
     }
 }

@@ -13,6 +13,7 @@ use relay_common::wire::stun::{Class, Fingerprint, Message};
 use crate::credentials::Keys;
 use crate::nonce::Nonces;
 use crate::peers::Peers;
+use crate::police::Rate;
 use crate::ports::{Place, Ports};
 use crate::reservation::{Token, Tokens};
 use crate::tables::{KeyedHash, Tables};
@@ -27,6 +28,7 @@ pub struct Turn {
     pub(crate) keys: Keys,
     pub(crate) nonces: Nonces,
     pub(crate) throttle: Throttle,
+    pub(crate) rate: Rate,
     pub(crate) peers: Peers,
     pub(crate) ports: Ports,
     pub(crate) tokens: Tokens,
@@ -64,6 +66,7 @@ impl Turn {
             keys: Keys::new(&config.realm, &config.credentials),
             nonces: Nonces::new(config.nonce_key, limits.nonce_secs),
             throttle: Throttle::new(limits.unauthenticated_replies_per_sec, hash.clone()),
+            rate: Rate::new(&limits),
             peers: Peers::new(&config),
             ports: Ports::new(&config.relay_addresses, config.relay_ports, config.relay_ports_all),
             tokens: Tokens::new(config.nonce_key),
@@ -87,7 +90,7 @@ impl Turn {
                 self.client_datagram(now, five_tuple, datagram);
             }
             Input::FromPeer { allocation, peer, datagram } => {
-                self.relay_from_peer(allocation, peer, datagram);
+                self.relay_from_peer(now, allocation, peer, datagram);
             }
             Input::PeerIcmp { allocation, peer, icmp } => {
                 self.relay_icmp(now, allocation, peer, icmp);
@@ -134,7 +137,7 @@ impl Turn {
 
     fn client_datagram(&mut self, now: Now, five_tuple: FiveTuple, datagram: &[u8]) {
         match Demux::of(datagram) {
-            Demux::ChannelData => self.relay_channel_data(&five_tuple, datagram),
+            Demux::ChannelData => self.relay_channel_data(now, &five_tuple, datagram),
             Demux::Stun => self.stun(now, five_tuple, datagram),
             Demux::Other => self.stats.count_dropped(DropReason::NotTurn),
         }
@@ -150,7 +153,7 @@ impl Turn {
         }
         match message.class() {
             Class::Request => self.request(now, five_tuple, &message, fingerprint),
-            Class::Indication => self.indication(&five_tuple, &message),
+            Class::Indication => self.indication(now, &five_tuple, &message),
             Class::Success | Class::Error => {
                 self.stats.count_dropped(DropReason::UnexpectedClass);
             }

@@ -3,7 +3,7 @@
 use super::script::{check, check_with, run};
 use super::world::{World, config};
 use relay_common::addr::{Family, Transport};
-use relay_turn::{Config, RelayAddress};
+use relay_turn::{Config, Output, RelayAddress};
 
 #[test]
 fn an_allocation_is_open_before_it_is_answered() {
@@ -237,15 +237,22 @@ fn closing_ends_everything_and_what_opens_late_is_closed() {
     let pending = *world.relays.iter().find(|(_, (name, _))| name == "anna").unwrap().0;
     world.turn.close();
     let outputs: Vec<_> = std::iter::from_fn(|| world.turn.poll()).collect();
-    assert!(matches!(outputs[0], relay_turn::Output::Withdraw(_)), "{outputs:?}");
-    assert!(matches!(
-        outputs[1..],
-        [relay_turn::Output::CloseRelay { .. }, relay_turn::Output::CloseRelay { .. }]
-    ));
+    let ends = matches!(
+        outputs[..],
+        [
+            Output::Forbid(_),
+            Output::Forbid(_),
+            Output::Withdraw(_),
+            Output::CloseRelay { .. },
+            Output::CloseRelay { .. }
+        ]
+    );
+    assert!(ends, "{outputs:?}");
     let snapshot = world.turn.snapshot();
     assert_eq!((snapshot.permissions, snapshot.channels), (0, 0));
     assert_eq!(snapshot.allocations(Transport::Udp, Family::V4), 0);
     assert_eq!(world.turn.deadline(), None);
     world.turn.handle(world.now, relay_turn::Input::RelayOpened { allocation: pending });
-    assert_eq!(world.turn.poll(), Some(relay_turn::Output::CloseRelay { allocation: pending }));
+    let counts = Default::default();
+    assert_eq!(world.turn.poll(), Some(Output::CloseRelay { allocation: pending, counts }));
 }

@@ -70,9 +70,10 @@ fn the_datapath_follows_the_earliest_deadline() {
     );
     // Without a permission nothing comes back, and a refresh does not change that.
     check(
-        "alice allocates; alice binds 4000 to bob; 300s pass => nothing; 10s pass; \
+        "alice allocates; alice binds 4000 to bob; 300s pass => only forbid 9.9.9.1; 10s pass; \
          alice binds 4001 to carol => install 4001 290/290, ok; \
-         alice refreshes => only install 4000 290/0, install 4001 600/300, ok 600",
+         alice refreshes => only permit 9.9.9.2 300/600, install 4000 290/0, \
+         install 4001 600/300, ok 600",
     );
 }
 
@@ -80,13 +81,15 @@ fn the_datapath_follows_the_earliest_deadline() {
 fn a_late_deadline_is_kept_all_the_same() {
     let bound = "alice allocates lifetime=700; alice binds 4000 to bob";
     check(&format!(
-        "{bound}; 600s pass unnoticed; alice sends 5 on 4000 => only withdraw 4000, unbound_channel"
+        "{bound}; 600s pass unnoticed; alice sends 5 on 4000 \
+         => only forbid 9.9.9.1, withdraw 4000, unbound_channel"
     ));
     check(&format!(
-        "{bound}; 300s pass unnoticed; peer bob sends 5 to alice => only no_permission"
+        "{bound}; 300s pass unnoticed; peer bob sends 5 to alice => only forbid 9.9.9.1, no_permission"
     ));
     check(&format!(
-        "{bound}; 700s pass unnoticed; alice refreshes => only withdraw 4000, close, 437"
+        "{bound}; 700s pass unnoticed; alice refreshes \
+         => only forbid 9.9.9.1, withdraw 4000, close, 437"
     ));
 }
 

@@ -155,13 +155,54 @@ fn relay_to_relay_is_always_open_and_other_ports_of_ours_are_not() {
 }
 
 #[test]
-fn our_own_peers_stay_in_userspace() {
+fn the_datapath_is_told_of_permissions_until_they_end() {
     check(
-        "alice allocates; anna allocates; alice binds 4000 to anna's => only ok; \
-         anna binds 4001 to alice's => only ok; alice sends 4 on 4000 => to anna's 4; \
-         peer alice's sends 4 to anna => to anna 4001 4; \
-         alice refreshes lifetime=0 => only close, ok 0",
+        "alice allocates; alice permits bob carol \
+         => only permit 9.9.9.1 300/600, permit 9.9.9.2 300/600, ok; \
+         alice permits bob2 => only ok; 100s pass => nothing; \
+         alice permits bob => only permit 9.9.9.1 300/500, ok; \
+         alice permits bob => only ok; 200s pass => only forbid 9.9.9.2; \
+         100s pass => only forbid 9.9.9.1; alice refreshes lifetime=0 => only close, ok 0",
     );
+    // The earlier of permission and allocation; a refresh moves it, and both are news.
+    check(
+        "alice allocates; 400s pass; alice permits bob => only permit 9.9.9.1 200/200, ok; \
+         alice refreshes => only permit 9.9.9.1 300/600, ok 600; \
+         100s pass; alice refreshes => only permit 9.9.9.1 200/600, ok 600; \
+         alice refreshes => only ok 600; \
+         alice refreshes lifetime=0 => only forbid 9.9.9.1, close, ok 0",
+    );
+    check(
+        "alice allocates; 400s pass; alice permits bob; 200s pass => only forbid 9.9.9.1, close; \
+         alice allocates; alice permits bob => only permit 9.9.9.1 300/600, ok",
+    );
+    // A binding brings one, before its routes; what is refused does not.
+    check(
+        "alice allocates; alice binds 4000 to bob \
+         => only permit 9.9.9.1 300/600, install 4000 600/300, ok; \
+         alice permits carol 10.0.0.1:1 => only 403",
+    );
+    check(
+        "alice allocates family=6; alice permits bob6 => only permit 2a00:9::1 300/600, ok; \
+         alice refreshes lifetime=0 => only forbid 2a00:9::1, close, ok 0",
+    );
+}
+
+#[test]
+fn of_our_own_peers_the_datapath_is_told_bindings_only() {
+    check(
+        "alice allocates; anna allocates; alice binds 4000 to anna's \
+         => only install 4000 600/300, ok; \
+         anna binds 4001 to alice's => only install 4001 600/300, ok; \
+         anna permits alice's => only ok; alice refreshes => only ok 600; \
+         alice sends 4 on 4000 => to anna's 4; peer alice's sends 4 to anna => to anna 4001 4; \
+         alice refreshes lifetime=0 => only withdraw 4000, close, ok 0; \
+         600s pass => withdraw 4001, close",
+    );
+    check("alice allocates; alice permits 11.0.0.1:50000 => only ok; 300s pass => nothing");
+    let mut nat = config();
+    nat.relay_addresses[0].external = Some("12.0.0.1".parse().unwrap());
+    check_with(nat, "alice allocates; alice permits 12.0.0.1:1 11.0.0.1:1 => only ok");
 }
 
 #[test]

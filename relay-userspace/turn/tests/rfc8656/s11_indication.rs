@@ -3,6 +3,7 @@
 use super::script::{check, check_with, run};
 use super::world::{World, config};
 use relay_common::abi::{Count, Direction};
+use relay_turn::{Limits, Output};
 
 #[test]
 fn a_send_indication_needs_an_allocation_and_a_permission() {
@@ -194,5 +195,52 @@ fn an_icmp_error_about_a_relayed_address_behind_a_nat_names_the_outside_one() {
         config,
         "alice allocates; alice permits 12.0.0.1:50000; icmp 3/3/0 of 11.0.0.1:50000 for alice \
          => to alice icmp 12.0.0.1:50000 3/3 0",
+    );
+}
+
+/// What an allocation relayed here is told at its end, whoever relays the rest.
+#[test]
+fn each_allocation_is_counted_by_itself() {
+    let mut world = World::new(config());
+    run(&mut world, "alice allocates; anna allocates; alice permits bob; anna binds 4000 to bob");
+    run(&mut world, "alice sends 5 to bob; alice sends 6 to bob; peer bob sends 9 to alice");
+    run(&mut world, "anna sends 7 on 4000; anna sends 7 on 4001 => unbound_channel");
+    run(&mut world, "peer carol sends 1 to alice => no_permission");
+    world.turn.close();
+    let outputs = std::iter::from_fn(|| world.turn.poll());
+    let counts: Vec<_> = outputs
+        .filter_map(|output| match output {
+            Output::CloseRelay { counts, .. } => Some(counts),
+            _ => None,
+        })
+        .collect();
+    let count = |packets, bytes| Count { packets, bytes };
+    assert_eq!(counts, [[count(2, 11), count(1, 9)], [count(1, 7), count(0, 0)]]);
+}
+
+#[test]
+fn an_allocation_over_its_rate_is_held_to_it_in_each_direction() {
+    let mut limited = config();
+    limited.limits = Limits { allocation_packets_per_sec: 20, ..limited.limits };
+    // 20 a second: one each 50 ms, and 100 ms ahead.
+    check_with(
+        limited,
+        "alice allocates; anna allocates; alice binds 4000 to bob; anna permits bob; \
+         alice sends 1 on 4000; alice sends 1 to bob; alice sends 1 on 4000; \
+         alice sends 1 on 4000 => policed; alice sends 1 to bob => only policed; \
+         peer bob sends 1 to alice; peer bob sends 1 to alice; peer bob sends 1 to alice; \
+         peer bob sends 1 to alice => only policed; anna sends 1 to bob; \
+         49999999ns pass; alice sends 1 on 4000 => only policed; \
+         1ns pass; alice sends 1 on 4000; alice sends 1 on 4000 => only policed",
+    );
+    let mut limited = config();
+    limited.limits = Limits { allocation_bytes_per_sec: 10_000, ..limited.limits };
+    // What was refused for another reason costs nothing.
+    check_with(
+        limited,
+        "alice allocates; alice binds 4000 to bob; alice sends 900 on 4001 => unbound_channel; \
+         alice sends 900 on 4001 => unbound_channel; alice sends 1000 on 4000; \
+         alice sends 1 to bob; alice sends 0 to bob => only policed; \
+         100000ns pass; alice sends 1200 to bob; alice sends 0 on 4000 => only policed",
     );
 }

@@ -2,7 +2,7 @@
 //! at each of them, what must hold whatever happens.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
@@ -13,7 +13,7 @@ use relay_common::wire::attribute::{self, AttributeType, Icmp};
 use relay_common::wire::stun::{Class, Fingerprint, Message, Method};
 use relay_turn::{
     AllocationId, Binding, Config, Credentials, DropReason, IcmpOutcome, Input, Limits, Now,
-    Output, Policy, RelayAddress, Snapshot, Turn,
+    Output, Permission, Policy, RelayAddress, Snapshot, Turn,
 };
 
 pub(crate) const NS_PER_SEC: u64 = 1_000_000_000;
@@ -86,6 +86,7 @@ pub(crate) struct World {
     /// What the answer to an Allocate request must be like.
     answers: BTreeMap<AllocationId, Signed>,
     installed: BTreeMap<(AllocationId, u16), Binding>,
+    pub(crate) permitted: BTreeMap<(AllocationId, IpAddr), Permission>,
     expiry_ns: BTreeMap<AllocationId, u64>,
     relayed_ips: BTreeSet<std::net::IpAddr>,
     pub(crate) transactions: u64,
@@ -114,6 +115,7 @@ impl World {
             waiting: Vec::new(),
             answers: BTreeMap::new(),
             installed: BTreeMap::new(),
+            permitted: BTreeMap::new(),
             expiry_ns: BTreeMap::new(),
             relayed_ips,
             transactions: 0,
@@ -254,6 +256,11 @@ impl World {
             assert!(binding.client_to_peer_deadline_ns <= expiry_ns, "{binding:?} {expiry_ns}");
             assert!(binding.peer_to_client_deadline_ns <= binding.client_to_peer_deadline_ns);
         }
+        for ((id, _), permission) in &self.permitted {
+            assert_eq!(Some(&permission.allocation_deadline_ns), self.expiry_ns.get(id));
+            assert!(permission.deadline_ns <= permission.allocation_deadline_ns);
+            assert!(permission.deadline_ns > self.now.monotonic_ns, "over, and not taken back");
+        }
     }
 
     pub(crate) fn execute(
@@ -287,25 +294,37 @@ impl World {
                 }
                 return self.open(name, allocation, relayed);
             }
-            Output::CloseRelay { allocation } => {
+            Output::CloseRelay { allocation, .. } => {
                 assert!(self.relays.remove(&allocation).is_some(), "closed what is not open");
                 assert!(self.installed.keys().all(|(id, _)| *id != allocation), "withdraw first");
+                assert!(self.permitted.keys().all(|(id, _)| *id != allocation), "forbid first");
                 self.waiting.retain(|id| *id != allocation);
                 self.expiry_ns.remove(&allocation);
                 "close".to_owned()
             }
             Output::Install(binding) => {
                 assert_eq!(self.relays[&binding.allocation].1, binding.relayed);
-                assert!(!self.relayed_ips.contains(&binding.peer.ip()), "a peer of our own");
                 assert_eq!(binding.peer.family(), binding.relayed.family());
                 self.installed.insert((binding.allocation, binding.number.value()), binding);
-                let left = |deadline: u64| {
-                    deadline.saturating_sub(self.now.monotonic_ns).div_ceil(NS_PER_SEC)
-                };
                 let (there, back) =
                     (binding.client_to_peer_deadline_ns, binding.peer_to_client_deadline_ns);
                 let number = binding.number.value();
-                format!("install {number:x} {}/{}", left(there), left(back))
+                format!("install {number:x} {}/{}", self.left(there), self.left(back))
+            }
+            Output::Permit(permission) => {
+                assert_eq!(self.relays[&permission.allocation].1, permission.relayed);
+                assert!(!self.relayed_ips.contains(&permission.peer), "a peer of our own");
+                assert_eq!(Family::of(permission.peer), permission.relayed.family());
+                let key = (permission.allocation, permission.peer);
+                let before = self.permitted.insert(key, permission);
+                assert_ne!(before, Some(permission), "told twice");
+                let (its, of_all) = (permission.deadline_ns, permission.allocation_deadline_ns);
+                format!("permit {} {}/{}", permission.peer, self.left(its), self.left(of_all))
+            }
+            Output::Forbid(permission) => {
+                let key = (permission.allocation, permission.peer);
+                assert!(self.permitted.remove(&key).is_some());
+                format!("forbid {}", permission.peer)
             }
             Output::Withdraw(binding) => {
                 let number = binding.number.value();
@@ -314,6 +333,11 @@ impl World {
             }
         };
         vec![text]
+    }
+
+    /// Seconds until a deadline.
+    fn left(&self, deadline_ns: u64) -> u64 {
+        deadline_ns.saturating_sub(self.now.monotonic_ns).div_ceil(NS_PER_SEC)
     }
 
     fn open(&mut self, name: &str, allocation: AllocationId, relayed: RelayedAddr) -> Vec<String> {
