@@ -37,7 +37,11 @@ pub(crate) struct Sample {
     pub(crate) next_hops_unresolved: u64,
     /// Routes in the kernel.
     pub(crate) routes: u64,
-    /// Routes that could not be put into the kernel, since start.
+    /// Pairs of clients of this relay that the kernel takes straight to each other.
+    pub(crate) hairpins: u64,
+    /// Permissions in the kernel.
+    pub(crate) kernel_permissions: u64,
+    /// Bindings and permissions that could not be put into the kernel, since start.
     pub(crate) route_install_failures: u64,
     /// Packets by the logarithm of the nanoseconds that the kernel program took for them; `None`
     /// when it does not measure.
@@ -212,13 +216,12 @@ fn relayed(page: &Page, sum: &Snapshot, xdp: &[Count; Reason::ALL.len()]) {
     let help = "Relayed bytes of application data, by path and direction.";
     let bytes = page.counters("turnpike_relayed_bytes_total", help, &labels);
     for direction in Direction::ALL {
-        let reason = match direction {
-            Direction::ClientToPeer => Reason::ClientToPeer,
-            Direction::PeerToClient => Reason::PeerToClient,
-        };
-        for (path, relayed) in
-            [("xdp", xdp[reason as usize]), ("userspace", sum.relayed(direction))]
-        {
+        let reasons = Reason::ALL.iter().filter(|reason| reason.direction() == Some(direction));
+        let by_xdp = reasons.fold(Count::default(), |sum, reason| {
+            let Count { packets, bytes } = xdp[*reason as usize];
+            Count { packets: sum.packets + packets, bytes: sum.bytes + bytes }
+        });
+        for (path, relayed) in [("xdp", by_xdp), ("userspace", sum.relayed(direction))] {
             count(&packets, &[path, direction.name()], relayed.packets);
             count(&bytes, &[path, direction.name()], relayed.bytes);
         }
@@ -244,7 +247,11 @@ fn datapath(page: &Page, sample: &Sample, xdp: &[Count; Reason::ALL.len()]) {
     set(&next_hops, &["resolved"], sample.next_hops_resolved);
     set(&next_hops, &["unresolved"], sample.next_hops_unresolved);
     page.gauge("turnpike_routes", "Routes in the kernel.", sample.routes);
-    let help = "Routes that could not be put into the kernel.";
+    let help = "Pairs of clients that the kernel takes straight to each other.";
+    page.gauge("turnpike_hairpins", help, sample.hairpins);
+    let help = "Permissions in the kernel.";
+    page.gauge("turnpike_kernel_permissions", help, sample.kernel_permissions);
+    let help = "Bindings and permissions that could not be put into the kernel.";
     page.counter("turnpike_route_install_failures_total", help, sample.route_install_failures);
 }
 
@@ -340,6 +347,8 @@ mod tests {
             next_hops_resolved: 3,
             next_hops_unresolved: 4,
             routes: 5,
+            hairpins: 7,
+            kernel_permissions: 8,
             route_install_failures: 6,
             times: None,
         }
@@ -396,10 +405,16 @@ turnpike_channels 4
 # TYPE turnpike_datapath_mode gauge
 turnpike_datapath_mode{interface="eth0",mode="native"} 1
 turnpike_datapath_mode{interface="eth1",mode="generic"} 1
+# HELP turnpike_hairpins Pairs of clients that the kernel takes straight to each other.
+# TYPE turnpike_hairpins gauge
+turnpike_hairpins 7
 # HELP turnpike_icmp_muted_total Times that a relayed address had more ICMP errors than are read.
 # TYPE turnpike_icmp_muted_total counter
 # HELP turnpike_icmp_total ICMP errors about datagrams to peers, by what became of them.
 # TYPE turnpike_icmp_total counter
+# HELP turnpike_kernel_permissions Permissions in the kernel.
+# TYPE turnpike_kernel_permissions gauge
+turnpike_kernel_permissions 8
 # HELP turnpike_next_hops Next hops, by whether packets can be sent to them.
 # TYPE turnpike_next_hops gauge
 turnpike_next_hops{state="resolved"} 3
@@ -409,17 +424,17 @@ turnpike_next_hops{state="unresolved"} 4
 turnpike_permissions 2
 # HELP turnpike_relayed_bytes_total Relayed bytes of application data, by path and direction.
 # TYPE turnpike_relayed_bytes_total counter
-turnpike_relayed_bytes_total{direction="client_to_peer",path="xdp"} 1000
-turnpike_relayed_bytes_total{direction="peer_to_client",path="xdp"} 1010
+turnpike_relayed_bytes_total{direction="client_to_peer",path="xdp"} 3050
+turnpike_relayed_bytes_total{direction="peer_to_client",path="xdp"} 2050
 # HELP turnpike_relayed_packets_total Relayed packets, by path and direction.
 # TYPE turnpike_relayed_packets_total counter
-turnpike_relayed_packets_total{direction="client_to_peer",path="xdp"} 100
-turnpike_relayed_packets_total{direction="peer_to_client",path="xdp"} 101
+turnpike_relayed_packets_total{direction="client_to_peer",path="xdp"} 305
+turnpike_relayed_packets_total{direction="peer_to_client",path="xdp"} 205
 # HELP turnpike_requests_total Answered requests, by method and error code; success for no error.
 # TYPE turnpike_requests_total counter
 # HELP turnpike_reservations Ports held by EVEN-PORT reservations.
 # TYPE turnpike_reservations gauge
-# HELP turnpike_route_install_failures_total Routes that could not be put into the kernel.
+# HELP turnpike_route_install_failures_total Bindings and permissions that could not be put into the kernel.
 # TYPE turnpike_route_install_failures_total counter
 turnpike_route_install_failures_total 6
 # HELP turnpike_routes Routes in the kernel.

@@ -90,6 +90,8 @@ impl Relay {
             let report = kernel.report();
             sample.xdp = report.reasons;
             sample.routes = report.routes;
+            sample.hairpins = report.hairpins;
+            sample.kernel_permissions = report.permissions;
             sample.route_install_failures = report.install_failures;
             sample.next_hops_resolved = report.next_hops_resolved;
             sample.next_hops_unresolved = report.next_hops_unresolved;

@@ -25,7 +25,9 @@ use crate::admin::Admin;
 use crate::cli;
 use crate::clock;
 use crate::config::{Config, Mode as WantedMode, Pin};
-use crate::datapath::{self, DatapathError, Interface, Kernel, Mode, Pins, PinsError, Settings};
+use crate::datapath::{
+    self, Answering, DatapathError, Interface, Kernel, Mode, Pins, PinsError, Settings,
+};
 use crate::interfaces::Interfaces;
 use crate::metrics::{Exporter, Process};
 use crate::scrape::{Relay, ShardHandle};
@@ -211,6 +213,11 @@ fn try_kernel(
         listen_ports,
         own,
         measure_times: config.datapath.measure_times,
+        answering: answering(config, place)?,
+        limits: datapath::limits(
+            config.limits.allocation_bytes_per_sec,
+            config.limits.allocation_packets_per_sec,
+        ),
     };
     let (sender, changes) = unbounded_channel();
     match Kernel::load(&settings, pins(&config.datapath.pin)?, sender) {
@@ -247,6 +254,20 @@ fn pins(wanted: &Pin) -> anyhow::Result<Option<Pins>> {
     }
 }
 
+/// One source's budget for answers is the whole server's in the kernel, and divided among shards in
+/// userspace.
+fn answering(config: &Config, place: &Place) -> anyhow::Result<Option<Answering>> {
+    if !config.datapath.answer_binding {
+        return Ok(None);
+    }
+    let [a, b, c, d, e, f, g, h, ..] = random()?;
+    Ok(Some(Answering {
+        servers: place.listen.iter().copied().map(ServerAddr::new).collect(),
+        replies_per_sec: config.limits.unauthenticated_replies_per_sec,
+        budget_key: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+    }))
+}
+
 fn start_shards(
     config: &Config,
     place: &Place,
@@ -264,22 +285,18 @@ fn start_shards(
     let mut listeners = bind_listeners(place, slices.len())?;
     let (ready, started) = mpsc::channel();
     let (mut shards, mut threads) = (Vec::new(), Vec::new());
-    let mut slot_base = 0;
     for (index, ports) in (0..count).zip(slices) {
         let share = Share { ports, index, count };
         let turn_config = turn_config(config, place, share, nonce_key)?;
-        let allocations_max = turn_config.limits.allocations_max;
         let wake = eventfd(0, EventfdFlags::CLOEXEC).context("eventfd")?;
         let (commands, receiver) = mpsc::channel();
         let parts = shard::Parts {
             turn: Turn::new(turn_config),
             listeners: std::mem::take(&mut listeners[index as usize]),
             kernel: kernel.cloned(),
-            slot_base,
             commands: receiver,
             wake: wake.try_clone().context("eventfd")?,
         };
-        slot_base += allocations_max;
         let (ready, ended) = (ready.clone(), Ended(index, ended.clone()));
         let thread = thread::Builder::new()
             .name(format!("shard-{index}"))
@@ -400,8 +417,8 @@ fn turn_config(
             unauthenticated_replies_per_sec: share
                 .of(limits.unauthenticated_replies_per_sec)
                 .max(1),
-            allocation_bytes_per_sec: 0,
-            allocation_packets_per_sec: 0,
+            allocation_bytes_per_sec: limits.allocation_bytes_per_sec,
+            allocation_packets_per_sec: limits.allocation_packets_per_sec,
         },
         nonce_key,
         seed: random()?,

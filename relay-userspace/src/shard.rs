@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::Duration;
 
+use relay_common::abi::{Count, Direction};
 use relay_common::addr::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport};
 use relay_turn::{AllocationId, Input, Now, Output, Snapshot, Turn};
 use tokio::sync::oneshot;
@@ -70,8 +71,6 @@ pub(crate) struct Parts {
     pub(crate) listeners: Vec<(ServerAddr, OwnedFd)>,
     /// The kernel's datapath, when there is one.
     pub(crate) kernel: Option<Arc<Kernel>>,
-    /// The first allocation slot in the kernel that is this shard's.
-    pub(crate) slot_base: u32,
     /// Commands, each announced on `wake`.
     pub(crate) commands: Receiver<Command>,
     /// An eventfd.
@@ -86,7 +85,6 @@ struct Shard {
     listener_of: HashMap<SocketAddr, usize>,
     relays: Vec<Option<Relay>>,
     kernel: Option<Arc<Kernel>>,
-    slot_base: u32,
     /// Closed, but possibly named by entries that are not submitted yet: a descriptor's number
     /// must not be used again before they are.
     closing: Vec<OwnedFd>,
@@ -105,12 +103,13 @@ enum Origin {
 /// A relayed transport address's socket.
 struct Relay {
     allocation: AllocationId,
+    address: RelayedAddr,
     socket: OwnedFd,
 }
 
 /// Runs a shard until it is told to close. Tells `ready` how its start went.
 pub(crate) fn run(parts: Parts, ready: Sender<io::Result<()>>) {
-    let Parts { turn, listeners, kernel, slot_base, commands, wake } = parts;
+    let Parts { turn, listeners, kernel, commands, wake } = parts;
     let ring = match Ring::new(wake) {
         Ok(ring) => ring,
         Err(error) => {
@@ -128,7 +127,6 @@ pub(crate) fn run(parts: Parts, ready: Sender<io::Result<()>>) {
         listener_of,
         relays: Vec::new(),
         kernel,
-        slot_base,
         closing: Vec::new(),
         stopped: Vec::new(),
         icmp: Budget::default(),
@@ -294,10 +292,10 @@ impl Shard {
                 Output::OpenRelay { allocation, relayed } => {
                     opened.push((allocation, self.open(allocation, relayed)));
                 }
-                Output::CloseRelay { allocation, .. } => self.close(allocation),
+                Output::CloseRelay { allocation, counts } => self.close(allocation, counts),
                 Output::Install(binding) => {
                     if let Some(kernel) = &self.kernel {
-                        kernel.install(&binding, self.slot_base + binding.allocation.index);
+                        kernel.install(&binding);
                     }
                 }
                 Output::Withdraw(binding) => {
@@ -305,7 +303,16 @@ impl Shard {
                         kernel.withdraw(&binding);
                     }
                 }
-                Output::Permit(_) | Output::Forbid(_) => {}
+                Output::Permit(permission) => {
+                    if let Some(kernel) = &self.kernel {
+                        kernel.permit(&permission);
+                    }
+                }
+                Output::Forbid(permission) => {
+                    if let Some(kernel) = &self.kernel {
+                        kernel.forbid(&permission);
+                    }
+                }
             }
         }
         if let Some(datagram) = datagram {
@@ -347,19 +354,31 @@ impl Shard {
             self.relays.resize_with(index + 1, || None);
         }
         self.ring.receive(Socket { token: relay_token(allocation), fd: socket.as_raw_fd() });
-        self.relays[index] = Some(Relay { allocation, socket });
+        self.relays[index] = Some(Relay { allocation, address: relayed, socket });
         Ok(())
     }
 
-    fn close(&mut self, allocation: AllocationId) {
+    /// Closes a relayed socket. `counts` is what was relayed here for its allocation.
+    fn close(&mut self, allocation: AllocationId, counts: [Count; Direction::ALL.len()]) {
         let place = self.relays.get_mut(allocation.index as usize);
         if let Some(relay) = place.and_then(|r| r.take_if(|r| r.allocation == allocation)) {
             self.ring.cancel(relay_token(allocation));
             self.closing.push(relay.socket);
-            if let Some(kernel) = &self.kernel {
-                let [to_peer, to_client] = kernel.take_slot(self.slot_base + allocation.index);
-                debug!(?to_peer, ?to_client, "an allocation ended: relayed by the kernel");
-            }
+            let kernel = self.kernel.as_ref();
+            let by_kernel = kernel.map_or_else(Default::default, |k| k.end(relay.address));
+            let [to_peer, to_client] = Direction::ALL.map(|direction| {
+                let (here, there) = (counts[direction as usize], by_kernel[direction as usize]);
+                (here.packets + there.packets, here.bytes + there.bytes, there.packets)
+            });
+            debug!(
+                to_peer_packets = to_peer.0,
+                to_peer_bytes = to_peer.1,
+                to_peer_packets_xdp = to_peer.2,
+                to_client_packets = to_client.0,
+                to_client_bytes = to_client.1,
+                to_client_packets_xdp = to_client.2,
+                "an allocation ended"
+            );
         }
     }
 

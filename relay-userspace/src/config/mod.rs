@@ -98,6 +98,8 @@ pub(crate) struct Datapath {
     pub(crate) pin: Pin,
     /// Whether the kernel program measures how long it takes.
     pub(crate) measure_times: bool,
+    /// Whether the kernel answers Binding requests.
+    pub(crate) answer_binding: bool,
 }
 
 /// Where maps and program are pinned, so that they outlive the process.
@@ -175,7 +177,7 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// `[limits]`: bounds for the whole server, each at least 1.
+/// `[limits]`: bounds for the whole server, each at least 1 unless it says otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Limits {
     /// Allocations, all shards together; at most [`relay_common::abi::SLOTS_MAX`].
@@ -192,6 +194,10 @@ pub(crate) struct Limits {
     pub(crate) nonce_secs: u32,
     /// Replies to unauthenticated requests from one IPv4 address or IPv6 /64, per second.
     pub(crate) unauthenticated_replies_per_sec: u32,
+    /// Application data of each direction of an allocation, bytes per second; 0: not limited.
+    pub(crate) allocation_bytes_per_sec: u32,
+    /// The same in packets per second.
+    pub(crate) allocation_packets_per_sec: u32,
 }
 
 impl Config {

@@ -190,7 +190,8 @@ fn datapath<'t>(reader: &mut Reader<'t>, section: &Section<'t>) -> Datapath {
         Some(text) => Pin::At(auth::resolve(reader, &text)),
     };
     let measure_times = reader.boolean(section, "measure_times").unwrap_or(false);
-    Datapath { mode, interfaces, object, pin, measure_times }
+    let answer_binding = reader.boolean(section, "answer_binding").unwrap_or(true);
+    Datapath { mode, interfaces, object, pin, measure_times, answer_binding }
 }
 
 fn networks<'t>(reader: &mut Reader<'t>, section: &Section<'t>, key: &'static str) -> Vec<IpNet> {
@@ -223,6 +224,9 @@ fn metrics_listen<'t>(reader: &mut Reader<'t>, section: &Section<'t>) -> Option<
 }
 
 fn limits<'t>(reader: &mut Reader<'t>, section: &Section<'t>) -> Limits {
+    let mut rate = |key| reader.number(section, key, 0..=u32::MAX).unwrap_or(0);
+    let allocation_bytes_per_sec = rate("allocation_bytes_per_sec");
+    let allocation_packets_per_sec = rate("allocation_packets_per_sec");
     let mut number = |key, default, high| {
         let found = reader.number(section, key, 1..=high);
         found.unwrap_or(default)
@@ -235,6 +239,8 @@ fn limits<'t>(reader: &mut Reader<'t>, section: &Section<'t>) -> Limits {
         lifetime_secs_max: number("lifetime_secs_max", 3600, 86_400),
         nonce_secs: number("nonce_secs", 3600, 86_400),
         unauthenticated_replies_per_sec: number("unauthenticated_replies_per_sec", 256, 1_000_000),
+        allocation_bytes_per_sec,
+        allocation_packets_per_sec,
     };
     checks::lifetimes(reader, section, &limits);
     limits

@@ -11,10 +11,12 @@ use aya::programs::Xdp;
 use aya::programs::links::PinnedLink;
 use aya::{Ebpf, EbpfLoader};
 use relay_common::abi::{
-    ABI_VERSION, Config, Count, Direction, LinkKey, NextHop, PROGRAM, Reason, TIMES_BUCKETS,
-    TIMES_SWITCH, map,
+    ABI_VERSION, Config, Count, Direction, LinkKey, NextHop, PROGRAM, Policer, Reason,
+    TIMES_BUCKETS, TIMES_SWITCH, map,
 };
-use relay_turn::Binding;
+use relay_common::addr::{FiveTuple, RelayedAddr, ServerAddr};
+use relay_common::police;
+use relay_turn::{Binding, POLICING_BURST_NS, Permission};
 use rustix::system::uname;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::warn;
@@ -22,10 +24,12 @@ use tracing::warn;
 use super::KernelLog;
 use super::attach::{Attached, Attachment, Interface, Mode, Patience, attach};
 use super::error::DatapathError;
+use super::maps::take;
+use super::means::EPOCH;
 use super::next_hops::Change;
 use super::pins::{Pins, told};
 use super::pod::Plain;
-use super::table::{EPOCH, Table, take};
+use super::table::Table;
 
 #[cfg(xdp_object_embedded)]
 const EMBEDDED: Option<&[u8]> =
@@ -35,6 +39,20 @@ const EMBEDDED: Option<&[u8]> = None;
 
 /// The oldest kernel that XDP is offered on: the oldest that it is tested on.
 pub(super) const KERNEL_MIN: (u32, u32) = (6, 1);
+
+/// What a source of Binding requests may have at once: what two seconds bring, as in userspace.
+const ANSWER_BURST_NS: u64 = 2_000_000_000;
+
+/// How the kernel answers Binding requests.
+#[derive(Clone, Debug)]
+pub(crate) struct Answering {
+    /// Requests to which addresses.
+    pub(crate) servers: Vec<ServerAddr>,
+    /// Answers to one IPv4 address or IPv6 /64, per second; at least 1.
+    pub(crate) replies_per_sec: u32,
+    /// From the operating system.
+    pub(crate) budget_key: u64,
+}
 
 /// What the kernel datapath is set up with.
 #[derive(Clone, Debug)]
@@ -51,10 +69,15 @@ pub(crate) struct Settings<'a> {
     pub(crate) channel_last: u16,
     /// Listening ports, at most [`relay_common::abi::LISTEN_PORTS_MAX`].
     pub(crate) listen_ports: Vec<u16>,
-    /// Addresses of this relay: what is between two of them stays in userspace.
+    /// Addresses of this machine: clients on them stay in userspace, and peers too, but for
+    /// relayed transport addresses whose clients talk to each other.
     pub(crate) own: Vec<IpAddr>,
     /// Whether the program measures how long it takes.
     pub(crate) measure_times: bool,
+    /// Whether Binding requests are answered.
+    pub(crate) answering: Option<Answering>,
+    /// The limits of each direction of an allocation.
+    pub(crate) limits: Option<Policer>,
 }
 
 /// Counters of the kernel datapath.
@@ -62,9 +85,14 @@ pub(crate) struct Settings<'a> {
 pub(crate) struct KernelReport {
     /// Packets and bytes in the order of [`Reason::ALL`]; `None`: the map cannot be read.
     pub(crate) reasons: Option<[Count; Reason::ALL.len()]>,
-    /// Routes in the kernel: two for each channel binding.
+    /// Routes in the kernel: two for each channel binding or hairpin, one for each allocation with
+    /// permissions, one for each address that Binding requests are answered on.
     pub(crate) routes: u64,
-    /// Bindings that the kernel could not take: they are relayed in userspace.
+    /// Pairs of clients of this relay that it takes straight to each other.
+    pub(crate) hairpins: u64,
+    /// Permissions in the kernel.
+    pub(crate) permissions: u64,
+    /// Bindings and permissions that the kernel could not take: they are relayed in userspace.
     pub(crate) install_failures: u64,
     /// Next hops in use that packets can be sent to.
     pub(crate) next_hops_resolved: u64,
@@ -126,7 +154,10 @@ impl Kernel {
                 .map_err(|_| DatapathError::ForeignObject("the map of egress interfaces"))?;
             egress.insert(interface.index, port, 0).map_err(DatapathError::Map)?;
         }
-        let table = Table::take(&mut ebpf, changes)?;
+        let mut table = Table::take(&mut ebpf, settings.limits, changes)?;
+        for server in settings.answering.iter().flat_map(|answering| &answering.servers) {
+            table.answer(*server)?;
+        }
         let vlans = Mutex::new(take(&mut ebpf, map::LINKS)?);
         let times = match settings.measure_times {
             true => Some(take(&mut ebpf, map::TIMES)?),
@@ -163,28 +194,39 @@ impl Kernel {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Puts both routes of a binding into the kernel, or moves their deadlines. What the kernel
-    /// does not do (from one family to the other, from this relay to itself) stays in userspace;
-    /// what does not fit does too, and is counted.
-    pub(crate) fn install(&self, binding: &Binding, slot: u32) {
-        let local = |ip: IpAddr| self.own.contains(&ip);
-        let is_crossing = binding.five_tuple.client.family() != binding.peer.family();
-        if is_crossing || local(binding.peer.ip()) || local(binding.five_tuple.client.ip()) {
-            return;
+    /// Lets the kernel relay a binding, or moves its deadlines. A channel to one of our own
+    /// addresses is composed with one back into a hairpin. What does not fit stays in userspace
+    /// and is counted; so do clients on our own addresses, which no packet leaves the machine for.
+    pub(crate) fn install(&self, binding: &Binding) {
+        if self.is_own_client(&binding.five_tuple) {
+        } else if self.own.contains(&binding.peer.ip()) {
+            self.lock().install_hairpin(binding);
+        } else {
+            self.lock().install(binding);
         }
-        self.lock().install(binding, slot);
     }
 
-    /// Takes both routes of a binding out of the kernel.
+    /// Takes everything of a binding out of the kernel.
     pub(crate) fn withdraw(&self, binding: &Binding) {
         self.lock().withdraw(binding);
     }
 
-    /// What the kernel relayed in a slot, client to peer and back; the slot then starts anew. Its
-    /// routes must be gone.
-    pub(crate) fn take_slot(&self, slot: u32) -> [Count; Direction::ALL.len()] {
-        let mut table = self.lock();
-        Direction::ALL.map(|direction| table.take_count(slot * 2 + direction as u32))
+    /// Lets the kernel relay indications, or moves their deadlines.
+    pub(crate) fn permit(&self, permission: &Permission) {
+        let is_own_peer = self.own.contains(&permission.peer);
+        if !is_own_peer && !self.is_own_client(&permission.five_tuple) {
+            self.lock().permit(permission);
+        }
+    }
+
+    /// Takes a permission out of the kernel.
+    pub(crate) fn forbid(&self, permission: &Permission) {
+        self.lock().forbid(permission);
+    }
+
+    /// Forgets an allocation: what the kernel relayed for it, in order of [`Direction`].
+    pub(crate) fn end(&self, relayed: RelayedAddr) -> [Count; Direction::ALL.len()] {
+        self.lock().end(relayed)
     }
 
     /// Writes a next hop, if its place is still the one that was asked for.
@@ -225,10 +267,24 @@ impl Kernel {
         self.vlans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_own_client(&self, five_tuple: &FiveTuple) -> bool {
+        self.own.contains(&five_tuple.client.ip())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Table> {
         // A panic elsewhere leaves the maps as they are: every single write is whole.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Limits of bytes of application data and of packets, per second; 0: none. `None` without any.
+pub(crate) fn limits(bytes_per_sec: u32, packets_per_sec: u32) -> Option<Policer> {
+    (bytes_per_sec > 0 || packets_per_sec > 0).then(|| Policer {
+        packet_cost: police::packet_cost(packets_per_sec.into()),
+        byte_cost: police::byte_cost(bytes_per_sec.into()),
+        burst_ns: POLICING_BURST_NS,
+        ..Policer::default()
+    })
 }
 
 fn config_of(settings: &Settings<'_>) -> Config {
@@ -243,6 +299,11 @@ fn config_of(settings: &Settings<'_>) -> Config {
     for (place, port) in config.listen_ports.iter_mut().zip(&settings.listen_ports) {
         *place = port.to_be();
         config.listen_ports_count += 1;
+    }
+    if let Some(answering) = &settings.answering {
+        config.answer_cost_ns = police::packet_cost(answering.replies_per_sec.into());
+        config.answer_burst_ns = ANSWER_BURST_NS.saturating_sub(config.answer_cost_ns);
+        config.budget_key = answering.budget_key;
     }
     config
 }

@@ -5,18 +5,22 @@
 
 mod attach;
 mod error;
+mod hairpins;
 mod kernel;
 mod links;
+mod maps;
+mod means;
 mod netlink;
 mod next_hops;
 mod pins;
 mod pod;
 mod rtnl;
+mod slots;
 mod table;
 
 pub(crate) use attach::{Interface, Mode};
 pub(crate) use error::DatapathError;
-pub(crate) use kernel::{Kernel, Settings};
+pub(crate) use kernel::{Answering, Kernel, Settings, limits};
 pub(crate) use links::Links;
 pub(crate) use netlink::follow;
 pub(crate) use next_hops::Change;

@@ -1,0 +1,305 @@
+//! What an allocation's entries in the kernel are made with, and what each of them holds on to: a
+//! slot, next hops, limits. What does not fit leaves nothing behind. Owns no decision.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::net::IpAddr;
+
+use aya::maps::MapError;
+use relay_common::abi::{Count, Direction, NextHop, Policer};
+use relay_common::addr::{FiveTuple, PeerAddr, RelayedAddr};
+use relay_common::route::{self, Entry, Leg, PermissionEntry, Stamp};
+use relay_common::wire::channel_data::ChannelNumber;
+use relay_turn::{Binding, Permission};
+use tracing::warn;
+
+use super::maps::Maps;
+use super::next_hops::{Ends, NextHops};
+use super::slots::Slots;
+
+/// The epoch of every route and permission; a later configuration takes another.
+pub(super) const EPOCH: u16 = 1;
+
+/// What entries are made with.
+pub(super) struct Means {
+    pub(super) maps: Maps,
+    pub(super) next_hops: NextHops,
+    slots: Slots,
+    /// The limits of every allocation, each direction.
+    limits: Option<Policer>,
+    /// Channels with routes of their own.
+    pub(super) channels: u64,
+    /// Routes of Send indications.
+    pub(super) sends: u64,
+    pub(super) permissions: u64,
+}
+
+/// An allocation, known by its relayed transport address, and what it holds.
+pub(super) struct Held {
+    five_tuple: FiveTuple,
+    relayed: RelayedAddr,
+    /// Once something was installed.
+    open: Option<Open>,
+    /// Deadline of the route of Send indications.
+    send_deadline_ns: Option<u64>,
+    pub(super) channels: BTreeMap<ChannelNumber, Channel>,
+    /// Next hops towards the peers.
+    pub(super) permissions: BTreeMap<IpAddr, Hop>,
+}
+
+/// What all entries of an allocation share.
+#[derive(Clone, Copy)]
+pub(super) struct Open {
+    pub(super) stamp: Stamp,
+    pub(super) to_client: Hop,
+}
+
+/// A next hop that is held on to.
+#[derive(Clone, Copy)]
+pub(super) struct Hop {
+    ends: Ends,
+    pub(super) index: u16,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Channel {
+    /// Both its routes are in the kernel.
+    Routed(PeerAddr, Hop),
+    /// Its peer is a relayed transport address of ours.
+    Hairpin(PeerAddr),
+    /// It did not fit: userspace relays it.
+    Refused(PeerAddr),
+}
+
+/// Why something does not fit into the kernel.
+pub(super) enum Full {
+    Slots,
+    NextHops,
+    Map(MapError),
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Slots => f.write_str("no slot is free"),
+            Self::NextHops => f.write_str("no next hop is free"),
+            Self::Map(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Means {
+    /// Starts with empty maps. Every allocation gets `limits`, each way.
+    pub(super) fn new(maps: Maps, next_hops: NextHops, limits: Option<Policer>) -> Self {
+        let slots = Slots::default();
+        Self { maps, next_hops, slots, limits, channels: 0, sends: 0, permissions: 0 }
+    }
+
+    /// What all entries of an allocation share; made with the first of them.
+    pub(super) fn open(&mut self, held: &mut Held) -> Result<Open, Full> {
+        if let Some(open) = held.open {
+            return Ok(open);
+        }
+        let FiveTuple { server, client, .. } = held.five_tuple;
+        let to_client = self.acquire((server.ip(), client.ip()))?;
+        let Some((slot, is_used_before)) = self.slots.take() else {
+            self.release(to_client);
+            return Err(Full::Slots);
+        };
+        if is_used_before {
+            // What was counted late for the allocation that had it is of nobody now.
+            self.maps.take_counts(slot);
+        }
+        // The limits are there before the first route.
+        if let Some(limits) = self.limits
+            && let Err(error) = self.maps.set_policers(slot, limits)
+        {
+            self.slots.give_back(slot);
+            self.release(to_client);
+            return Err(Full::Map(error));
+        }
+        let stamp = Stamp { slot, epoch: EPOCH, policed: self.limits.is_some() };
+        Ok(*held.open.insert(Open { stamp, to_client }))
+    }
+
+    /// Gives back what all entries shared, and removes the route that is not of one of them.
+    pub(super) fn close(&mut self, held: &mut Held) -> [Count; Direction::ALL.len()] {
+        let Some(open) = held.open.take() else { return Default::default() };
+        self.withdraw_send(held, open.stamp);
+        let counts = self.maps.take_counts(open.stamp.slot);
+        if self.limits.is_some()
+            && let Err(error) = self.maps.set_policers(open.stamp.slot, Policer::default())
+        {
+            warn!(%error, "an allocation's limits could not be cleared");
+        }
+        self.slots.give_back(open.stamp.slot);
+        self.release(open.to_client);
+        counts
+    }
+
+    /// Puts both routes of a channel into the kernel. After an error, [`Self::refuse`] removes what
+    /// may be there.
+    pub(super) fn install(&mut self, held: &mut Held, binding: &Binding) -> Result<(), Full> {
+        let open = self.open(held)?;
+        let to_peer = match held.channels.get(&binding.number) {
+            Some(Channel::Routed(peer, hop)) if *peer == binding.peer => *hop,
+            _ => self.acquire((binding.relayed.ip(), binding.peer.ip()))?,
+        };
+        let channel = Channel::Routed(binding.peer, to_peer);
+        match held.channels.insert(binding.number, channel) {
+            Some(Channel::Routed(peer, before)) if peer != binding.peer => {
+                self.withdraw(held, binding.number, peer, before);
+                self.channels += 1;
+            }
+            Some(Channel::Routed(..)) => {}
+            Some(Channel::Hairpin(_) | Channel::Refused(_)) | None => self.channels += 1,
+        }
+        let leg = |deadline_ns, hop: Hop| Leg { deadline_ns, next_hop: hop.index };
+        let to_peer = leg(binding.client_to_peer_deadline_ns, to_peer);
+        let to_client = leg(binding.peer_to_client_deadline_ns, open.to_client);
+        let routed = route::Binding {
+            to_peer,
+            to_client,
+            ..routed(held, open.stamp, binding.number, binding.peer)
+        };
+        self.maps.insert(&entries(&routed)).map_err(Full::Map)
+    }
+
+    /// Leaves a channel to userspace, and with it what would pass by its permission.
+    pub(super) fn refuse(&mut self, held: &mut Held, binding: &Binding) {
+        let refused = Channel::Refused(binding.peer);
+        let before = held.channels.insert(binding.number, refused);
+        self.forbid(held, binding.peer.ip());
+        if let Some(Channel::Routed(peer, to_peer)) = before {
+            self.withdraw(held, binding.number, peer, to_peer);
+        }
+    }
+
+    /// Removes both routes of a channel, and lets go of its next hop.
+    pub(super) fn withdraw(
+        &mut self,
+        held: &Held,
+        number: ChannelNumber,
+        peer: PeerAddr,
+        to_peer: Hop,
+    ) {
+        if let Some(open) = held.open {
+            self.maps.remove(&entries(&routed(held, open.stamp, number, peer)));
+        }
+        self.channels -= 1;
+        self.release(to_peer);
+    }
+
+    /// Puts a permission into the kernel, and the route that it needs. After an error,
+    /// [`Self::forbid`] removes what may be there.
+    pub(super) fn permit(&mut self, held: &mut Held, permission: &Permission) -> Result<(), Full> {
+        let open = self.open(held)?;
+        let deadline_ns = permission.allocation_deadline_ns;
+        if held.send_deadline_ns != Some(deadline_ns) {
+            let entry = send(held, open.stamp, deadline_ns);
+            if let Err(error) = self.maps.insert(entry.as_slice()) {
+                self.withdraw_send(held, open.stamp);
+                return Err(Full::Map(error));
+            }
+            self.sends += u64::from(held.send_deadline_ns.is_none());
+            held.send_deadline_ns = Some(deadline_ns);
+        }
+        let to_peer = match held.permissions.get(&permission.peer) {
+            Some(hop) => *hop,
+            None => {
+                let hop = self.acquire((permission.relayed.ip(), permission.peer))?;
+                held.permissions.insert(permission.peer, hop);
+                self.permissions += 1;
+                hop
+            }
+        };
+        let entry = permitted(held, open, permission.peer, permission.deadline_ns, to_peer);
+        entry.map_or(Ok(()), |entry| self.maps.permit(&entry)).map_err(Full::Map)
+    }
+
+    /// Removes a permission, and lets go of its next hop.
+    pub(super) fn forbid(&mut self, held: &mut Held, ip: IpAddr) {
+        let Some((open, to_peer)) = held.open.zip(held.permissions.remove(&ip)) else { return };
+        if let Some(entry) = permitted(held, open, ip, 0, to_peer) {
+            self.maps.forbid(&entry);
+        }
+        self.permissions -= 1;
+        self.release(to_peer);
+    }
+
+    fn withdraw_send(&mut self, held: &mut Held, stamp: Stamp) {
+        if held.send_deadline_ns.take().is_some() {
+            self.maps.remove(send(held, stamp, 0).as_slice());
+            self.sends -= 1;
+        }
+    }
+
+    fn acquire(&mut self, ends: Ends) -> Result<Hop, Full> {
+        let (index, is_new) = self.next_hops.acquire(ends).ok_or(Full::NextHops)?;
+        if is_new {
+            // Unresolved until netlink says otherwise: packets pass up meanwhile.
+            self.maps.set_next_hop(index, NextHop::default());
+            self.next_hops.announce(index);
+        }
+        Ok(Hop { ends, index })
+    }
+
+    fn release(&mut self, hop: Hop) {
+        if self.next_hops.release(hop.ends) {
+            self.maps.set_next_hop(hop.index, NextHop::default());
+        }
+    }
+}
+
+impl Held {
+    /// The allocation's place, made if it has none.
+    pub(super) fn of(
+        held: &mut HashMap<RelayedAddr, Self>,
+        five_tuple: FiveTuple,
+        relayed: RelayedAddr,
+    ) -> &mut Self {
+        held.entry(relayed).or_insert_with(|| Self {
+            five_tuple,
+            relayed,
+            open: None,
+            send_deadline_ns: None,
+            channels: BTreeMap::new(),
+            permissions: BTreeMap::new(),
+        })
+    }
+}
+
+/// A channel, with deadlines that are over.
+fn routed(held: &Held, stamp: Stamp, number: ChannelNumber, peer: PeerAddr) -> route::Binding {
+    let never = Leg { deadline_ns: 0, next_hop: 0 };
+    route::Binding {
+        five_tuple: held.five_tuple,
+        relayed: held.relayed,
+        peer,
+        channel: number,
+        stamp,
+        to_peer: never,
+        to_client: never,
+    }
+}
+
+/// Both entries of a channel; none for a client that the kernel does not serve.
+fn entries(binding: &route::Binding) -> Vec<Entry> {
+    route::channel(binding).into_iter().flatten().collect()
+}
+
+fn send(held: &Held, stamp: Stamp, deadline_ns: u64) -> Option<Entry> {
+    route::send(&held.five_tuple, held.relayed, stamp, deadline_ns)
+}
+
+fn permitted(
+    held: &Held,
+    open: Open,
+    peer: IpAddr,
+    deadline_ns: u64,
+    to_peer: Hop,
+) -> Option<PermissionEntry> {
+    let next_hops = [open.to_client.index, to_peer.index];
+    let five_tuple = &held.five_tuple;
+    route::permission(five_tuple, held.relayed, peer, open.stamp, deadline_ns, next_hops)
+}
