@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
+use relay_common::addr::Family;
 use relay_common::wire::attribute::{AttributeType, Icmp, error_code, xor_address};
 use relay_common::wire::stun::{Class, Message, Method, TransactionId};
 use relay_common::wire::writer::MessageWriter;
@@ -29,6 +30,8 @@ const CHANNEL: u16 = 0x4001;
 pub(crate) enum Heard {
     /// ChannelData on our channel.
     Data(Vec<u8>),
+    /// A Data indication with DATA: who sent what.
+    Indicated(SocketAddr, Vec<u8>),
     /// A Data indication with ICMP and without DATA.
     Icmp(SocketAddr, Icmp),
 }
@@ -45,11 +48,22 @@ pub(crate) struct Client {
 impl Client {
     /// Allocates a relayed transport address of the server's family.
     pub(crate) fn allocate(namespace: &Namespace, from: &str, server: &str) -> Self {
+        let family = if server.starts_with('[') { Family::V6 } else { Family::V4 };
+        Self::allocate_of(family, namespace, from, server)
+    }
+
+    /// Allocates a relayed transport address of a family.
+    pub(crate) fn allocate_of(
+        family: Family,
+        namespace: &Namespace,
+        from: &str,
+        server: &str,
+    ) -> Self {
         let socket = namespace.within(|| UdpSocket::bind(from)).unwrap();
         namespace.within(|| socket.connect(server)).unwrap();
         let relayed = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut client = Self { socket, nonce: Vec::new(), requests: 0, relayed };
-        let family = if server.starts_with('[') { 2 } else { 1 };
+        let family = if family == Family::V6 { 2 } else { 1 };
         let attributes = [
             (AttributeType::REQUESTED_TRANSPORT, vec![17, 0, 0, 0]),
             (AttributeType::REQUESTED_ADDRESS_FAMILY, vec![family, 0, 0, 0]),
@@ -62,6 +76,12 @@ impl Client {
         let relayed = message.attribute(AttributeType::XOR_RELAYED_ADDRESS).unwrap();
         client.relayed = xor_address(relayed, message.transaction_id()).unwrap();
         client
+    }
+
+    /// Ends the allocation.
+    pub(crate) fn end(&mut self) {
+        let attributes = [(AttributeType::LIFETIME, vec![0; 4])];
+        success(&self.request(Method::REFRESH, &attributes, None));
     }
 
     /// Creates a permission.
@@ -83,6 +103,18 @@ impl Client {
         self.socket.send(&message).unwrap();
     }
 
+    /// Sends by a Send indication, its attributes in the RFC's order.
+    pub(crate) fn send_to(&self, peer: SocketAddr, data: &[u8]) {
+        let mut buffer = [0; 2_000];
+        let transaction = TransactionId([7; 12]);
+        let mut writer =
+            MessageWriter::new(&mut buffer, Class::Indication, Method::SEND, transaction);
+        writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        writer.attribute(AttributeType::DATA, data);
+        let length = writer.finish().unwrap();
+        self.socket.send(&buffer[..length]).unwrap();
+    }
+
     /// What comes within that time.
     pub(crate) fn hear(&self, within: Duration) -> Option<Heard> {
         let datagram = self.receive(within)?;
@@ -93,10 +125,12 @@ impl Client {
         }
         let message = Message::parse(&datagram).unwrap();
         assert_eq!((message.class(), message.method()), (Class::Indication, Method::DATA));
-        assert_eq!(message.attribute(AttributeType::DATA), None);
         let peer = message.attribute(AttributeType::XOR_PEER_ADDRESS).unwrap();
-        let icmp = message.attribute(AttributeType::ICMP).unwrap();
         let peer = xor_address(peer, message.transaction_id()).unwrap();
+        if let Some(data) = message.attribute(AttributeType::DATA) {
+            return Some(Heard::Indicated(peer, data.to_vec()));
+        }
+        let icmp = message.attribute(AttributeType::ICMP).unwrap();
         Some(Heard::Icmp(peer, Icmp::parse(icmp).unwrap()))
     }
 

@@ -233,7 +233,7 @@ fn comes_back(client: &Client, number: u32) -> bool {
         match client.hear(Duration::from_millis(500)) {
             Some(Heard::Data(heard)) if heard == data => return true,
             // A late one, or an error.
-            Some(Heard::Data(_) | Heard::Icmp(..)) => {}
+            Some(Heard::Data(_) | Heard::Indicated(..) | Heard::Icmp(..)) => {}
             None => return false,
         }
     }

@@ -5,6 +5,7 @@
 
 mod client;
 mod clients;
+mod data_plane;
 mod fragments;
 mod icmp;
 mod junk;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     let machine = Machine::examine(&rig);
     let groups = [
         relaying::TESTS,
+        data_plane::TESTS,
         icmp::TESTS,
         fragments::TESTS,
         network::TESTS,

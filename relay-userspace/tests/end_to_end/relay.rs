@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 use std::{env, thread};
 
-use relay_common::abi::Direction;
+use relay_common::abi::{Direction, Reason};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -228,10 +228,15 @@ impl<'n> Relay<'n> {
         self.process.child.try_wait().unwrap().is_none()
     }
 
-    /// Sends a signal and waits for the end.
-    pub(crate) fn end_by(&mut self, signal: Signal, within: Duration) -> ExitStatus {
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.process.child.id().try_into().unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
+    }
+
+    /// Sends a signal and waits for the end.
+    pub(crate) fn end_by(&mut self, signal: Signal, within: Duration) -> ExitStatus {
+        self.signal(signal);
         self.process.wait(within)
     }
 }
@@ -262,6 +267,11 @@ impl Metrics {
     pub(crate) fn value(&self, series: &str) -> u64 {
         let line = self.0.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {series} in {}", self.0)).parse().unwrap()
+    }
+
+    /// Packets that the kernel program disposed of in a way.
+    pub(crate) fn verdicts(&self, reason: Reason) -> u64 {
+        self.value(&format!("turnpike_xdp_verdicts_total{{reason=\"{}\"}}", reason.name()))
     }
 
     /// Packets relayed in a direction by XDP, and by userspace.

@@ -3,7 +3,7 @@
 
 use std::thread;
 
-use relay_common::abi::Direction;
+use relay_common::abi::{Direction, Reason};
 
 use crate::Test;
 use crate::clients::{Run, peer};
@@ -27,6 +27,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("port_pairs_on_one_shard", &[Namespaces, Xdp, Clients], |rig| port_pairs(rig, 1)),
     ("port_pairs_on_two_shards", &[Namespaces, Xdp, Clients], |rig| port_pairs(rig, 2)),
     ("second_secret_of_time_limited_credentials", &[Namespaces, Clients], second_secret),
+    ("native_ipv4_client_ipv6_peer", &[Namespaces, Xdp, Clients], |rig| native(rig, &V4_TO_V6)),
+    ("native_ipv6_client_ipv4_peer", &[Namespaces, Xdp, Clients], |rig| native(rig, &V6_TO_V4)),
     ("relay_to_relay", &[Namespaces, Xdp, Clients], relay_to_relay),
 ];
 
@@ -37,6 +39,10 @@ const IPV6: Run = Run { server: "fd77:1::1", peer: "fd77:2::2", options: "-c -x"
 /// Send indications to the peer, Data indications back.
 const IPV4_SEND: Run = Run { options: "-c -s", messages: 100, ..IPV4 };
 const IPV6_SEND: Run = Run { options: "-c -x -s", messages: 100, ..IPV6 };
+
+/// Crossings: the relayed address is not of the client's family.
+const V4_TO_V6: Run = Run { peer: "fd77:2::2", options: "-c -x", ..IPV4 };
+const V6_TO_V4: Run = Run { peer: "10.77.2.2", options: "-c -X", ..IPV6 };
 
 /// By which path packets are expected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,7 +164,9 @@ fn relay_to_relay(rig: &Rig) {
     let relay = Relay::start(rig, &topology.relay, &Plan::two_armed("native"));
     let run = Run { options: "-c -y", peer: "", messages: 100, ..IPV4 };
     run.pass(&topology.client);
-    check(&relay.metrics(), Path::Userspace, run.total());
+    let metrics = relay.metrics();
+    let hairpins = metrics.verdicts(Reason::Hairpin);
+    assert!(hairpins * 100 >= run.total() * 99, "{hairpins} hairpins\n{}", metrics.0);
 }
 
 /// Runs at the same time.
