@@ -143,7 +143,7 @@ impl World {
                 to_peer: leg(told.client_to_peer_deadline_ns),
                 to_client: leg(told.peer_to_client_deadline_ns),
             });
-            entries.unwrap().map(|entry| self.insert(entry));
+            entries.unwrap().into_iter().for_each(|entry| self.insert(entry));
         }
     }
 

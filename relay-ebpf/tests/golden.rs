@@ -258,8 +258,8 @@ fn ports_decide_the_side_at_their_limits() {
         let tables = bound(&ends, hop::SAME, |_| {});
         for (port, reason) in [
             (49151, Reason::NotOurPort),
-            (49152, Reason::NoRoute),
-            (65534, Reason::NoRoute),
+            (49152, Reason::NoPermission),
+            (65534, Reason::NoPermission),
             (65535, Reason::NotOurPort),
             (3477, Reason::NotOurPort),
             (0, Reason::NotOurPort),
@@ -286,7 +286,7 @@ fn what_is_not_channel_data_goes_up() {
         let mut tables = bound(&ends, hop::SAME, |_| {});
         let send = |payload: &[u8]| Datagram::new(ends.client, ends.server, payload.into()).bytes();
         let stun = [&[0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42][..], &[7; 12]].concat();
-        check(&tables, &passed("STUN", send(&stun), Reason::NotTurn));
+        check(&tables, &passed("STUN", send(&stun), Reason::Stun));
         check(&tables, &passed("nothing", send(b""), Reason::NotTurn));
         check(&tables, &passed("three bytes", send(&[0x40, 1, 0]), Reason::NotTurn));
         for (number, last, reason) in [
@@ -314,10 +314,14 @@ fn a_route_is_for_exactly_its_addresses() {
         let tables = bound(&ends, hop::SAME, |_| {});
         let other = ends.ask(CHANNEL + 1, DATA).bytes();
         check(&tables, &passed("another channel", other, Reason::NoRoute));
-        for frame in [ends.ask(CHANNEL, DATA), ends.answer(DATA)] {
+        let sides = [
+            (ends.ask(CHANNEL, DATA), Reason::NoRoute),
+            (ends.answer(DATA), Reason::NoPermission),
+        ];
+        for (frame, reason) in sides {
             let mut port = frame.clone();
-            port.src.set_port(0);
-            check(&tables, &passed("another port", port.bytes(), Reason::NoRoute));
+            port.src.set_port(1);
+            check(&tables, &passed("another port", port.bytes(), reason));
             for at in [frame.src, frame.dst] {
                 let mut moved = frame.clone();
                 let ip = match at.ip() {
@@ -333,7 +337,7 @@ fn a_route_is_for_exactly_its_addresses() {
                 } else {
                     moved.dst.set_ip(ip);
                 }
-                check(&tables, &passed("another address", moved.bytes(), Reason::NoRoute));
+                check(&tables, &passed("another address", moved.bytes(), reason));
             }
         }
     }
