@@ -46,6 +46,7 @@ fn main() -> ExitCode {
     let tests = vec![
         Trial::ignorable_test("host_and_kernel_agree", || when_possible(agree)),
         Trial::ignorable_test("single_cases_at_their_limits", || when_possible(limits)),
+        Trial::ignorable_test("times_are_counted_when_switched_on", || when_possible(times)),
     ];
     libtest_mimic::run(&args, tests).exit_code()
 }
@@ -364,6 +365,26 @@ fn same(kernel: &mut Kernel, tables: &HostTables, frame: &[u8]) -> Result<Reason
         Verdict::Pass(_) if out != frame => Err(format!("{verdict:?}, changed").into()),
         _ => Ok(verdict.reason()),
     }
+}
+
+/// Off, the verifier removes all of it: the program is smaller, and no bucket moves.
+fn times(off: Kernel) -> Result<(), Failed> {
+    let on = Kernel::load_with(&object()?, 1)?;
+    if off.facts()?.translated_bytes >= on.facts()?.translated_bytes {
+        return Err("switched off, it is as large as switched on".into());
+    }
+    for (mut kernel, expected) in [(off, 0), (on, 7)] {
+        let tables = tables();
+        kernel.fill(&tables)?;
+        for _ in 0..7 {
+            same(&mut kernel, &tables, &Ends::v4().ask(CHANNEL, b"x").bytes())?;
+        }
+        let timed = kernel.timed()?;
+        if timed != expected {
+            return Err(format!("{timed} packets timed, not {expected}").into());
+        }
+    }
+    Ok(())
 }
 
 /// What random frames meet too rarely, each one's reason by name.

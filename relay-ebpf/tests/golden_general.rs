@@ -7,7 +7,7 @@ mod common;
 
 use case::*;
 use common::*;
-use relay_common::abi::{Direction, NextHop, Policer, Reason};
+use relay_common::abi::{Direction, LinkKey, NextHop, Policer, Reason};
 use relay_common::addr::Family;
 use relay_common::police;
 use relay_ebpf::{FibQuery, Verdict, step};
@@ -234,6 +234,10 @@ fn only_frames_of_known_vlans_are_taken() {
         ] {
             check(&tables, &passed(what, with(tags), Reason::UnknownVlan));
         }
+        // Even where somebody has configured it.
+        tables.links.push(LinkKey { ifindex: INGRESS, tags: tags(&[(0x8100, 0)]) });
+        let frame = with(&[(0x8100, 0xE000)]);
+        check(&tables, &passed("priority only", frame, Reason::UnknownVlan));
         let three = [two[0], two[1], (0x8100, 9)];
         check(&tables, &passed("three tags", with(&three), Reason::NotIp));
         let tagged = with(two);

@@ -46,7 +46,14 @@ impl fmt::Display for Facts {
 impl Kernel {
     /// Loads an object and refuses another ABI before the verifier sees the program.
     pub fn load(object: &Path) -> Result<Self, Failure> {
-        let mut ebpf = EbpfLoader::new().load(&std::fs::read(object)?)?;
+        Self::load_with(object, 0)
+    }
+
+    /// Loads an object, with `TIMES` switched on by 1.
+    pub fn load_with(object: &Path, times: u32) -> Result<Self, Failure> {
+        let mut ebpf = EbpfLoader::new()
+            .override_global(abi::TIMES_SWITCH, &times, true)
+            .load(&std::fs::read(object)?)?;
         let abi = ebpf.map(abi::map::ABI).ok_or("the object names no ABI")?;
         let version = Array::<_, u32>::try_from(abi)?.len();
         if version != abi::ABI_VERSION {
@@ -162,6 +169,17 @@ impl Kernel {
             let count = Count::read_from_bytes(cpu).map_err(|_| "a count's size")?;
             total.packets += count.packets;
             total.bytes += count.bytes;
+        }
+        Ok(total)
+    }
+
+    /// Packets in every bucket of `TIMES`.
+    pub fn timed(&self) -> Result<u64, Failure> {
+        let map = self.ebpf.map(abi::map::TIMES).ok_or("no such map")?;
+        let map = PerCpuArray::<_, u64>::try_from(map)?;
+        let mut total = 0;
+        for bucket in 0..abi::TIMES_BUCKETS {
+            total += map.get(&bucket, 0)?.iter().sum::<u64>();
         }
         Ok(total)
     }
