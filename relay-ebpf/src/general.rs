@@ -21,6 +21,8 @@ pub(crate) const HEAD_V4_BYTES: u32 = 36;
 pub(crate) const HEAD_V6_BYTES: u32 = 48;
 /// The datagram may not be fragmented, and is none.
 const DONT_FRAGMENT: u16 = be16(0x4000);
+/// IPv6's version and traffic class, without the flow label behind them.
+pub(crate) const VERSION_CLASS_MASK: u16 = be16(0xFFF0);
 
 /// Where and as what a datagram arrived.
 #[derive(Clone, Copy, Debug)]
@@ -264,7 +266,8 @@ fn read<F: Frame>(frame: &F, place: Place) -> Option<Old> {
             class = u32::from(u16::from_be(ip.version_class_flow[0])) >> 4 & 0xFF;
             hop_limit = ip.hop_limit.into();
             (total_len, id, fragment, ip_checksum) = (0, 0, DONT_FRAGMENT.into(), 0);
-            version_class_flow = zerocopy::transmute!(ip.version_class_flow);
+            let [first, _] = ip.version_class_flow;
+            version_class_flow = zerocopy::transmute!([first & VERSION_CLASS_MASK, 0]);
         }
     }
     Some(Old {

@@ -11,7 +11,7 @@ use crate::decide::{
     Datagram, Key, LINK_BYTES, Plan, STRIP, Side, WRAP, arrival, commit, in_force, key_tail,
     lengths, plan,
 };
-use crate::general::{self, Place};
+use crate::general::{self, Place, VERSION_CLASS_MASK};
 use crate::tagged::Found;
 use crate::{Frame, Tables, Verdict, data, stun};
 
@@ -33,8 +33,8 @@ pub(crate) fn relay<F: Frame, T: Tables>(
     let old = frame.headers::<Ipv6Udp>().ok_or(Reason::Truncated)?;
     let channel = || frame.headers::<Ipv6Channel>().map(|headers| headers.channel);
     let side = side(frame.bytes(), config, &old.ip, &old.udp, LINK_BYTES, channel)?;
-    // Version, traffic class and flow label.
-    let kept = old.ip.version_class_flow;
+    // RFC 8656 §13.2: the traffic class is copied; the flow label is the sender's own, and is not.
+    let kept = [old.ip.version_class_flow[0] & VERSION_CLASS_MASK, 0];
     // One straight path for each side: the verifier follows values better than their merging.
     match side {
         Side::Listening(..) => {

@@ -16,10 +16,11 @@ use std::net::SocketAddr;
 use common::*;
 use indications::{Sealed, install_answer};
 use relay_common::abi::{Config, Reason};
-use relay_common::addr::{Family, RelayedAddr};
+use relay_common::addr::Family;
 use relay_common::route::{self, Binding, Entry, HairpinEnd, Leg, PermissionEntry, Stamp};
 use relay_common::wire::channel_data::{ChannelNumber, ChannelRange};
 use relay_ebpf::{Verdict, step};
+use relay_turn::Permission;
 use server::{Outcome, Sent, Server};
 
 const CHANNELS: [u16; 3] = [0x4000, 0x4ABC, 0x4FFF];
@@ -82,7 +83,7 @@ impl World {
         };
         self.server.permit(index, peers[0]);
         self.server.bind(index, CHANNELS[0], peers[1]);
-        self.permissions(index, peers);
+        self.install_permissions(index);
         let relayed = self.server.allocations[index].relayed;
         for peer in peers {
             self.permitted.push([client, five_tuple.server.socket(), relayed, peer]);
@@ -94,14 +95,15 @@ impl World {
         Stamp { slot: u32::try_from(index).unwrap(), epoch: EPOCH, policed: false }
     }
 
-    fn permissions(&mut self, index: usize, peers: [SocketAddr; 2]) {
-        let allocation = &self.server.allocations[index];
-        let (five_tuple, relayed) = (allocation.five_tuple, RelayedAddr::new(allocation.relayed));
+    /// What the server told its datapath of permissions.
+    fn install_permissions(&mut self, index: usize) {
         let stamp = Self::stamp(index);
-        self.insert(route::send(&five_tuple, relayed, stamp, FUTURE).unwrap());
-        for peer in peers {
+        for told in std::mem::take(&mut self.server.permissions) {
+            let Permission { five_tuple, relayed, peer, deadline_ns, .. } = told;
+            let allocation_ns = told.allocation_deadline_ns;
+            self.insert(route::send(&five_tuple, relayed, stamp, allocation_ns).unwrap());
             let hops = [hop::SAME; 2];
-            let entry = route::permission(&five_tuple, relayed, peer.ip(), stamp, FUTURE, hops);
+            let entry = route::permission(&five_tuple, relayed, peer, stamp, deadline_ns, hops);
             match entry.unwrap() {
                 PermissionEntry::V4(key, value) => {
                     self.tables.permissions_v4.insert(key, value);
@@ -132,6 +134,10 @@ impl World {
     /// What the server told its datapath.
     fn install_channels(&mut self) {
         for told in std::mem::take(&mut self.server.bindings) {
+            // Between two of them there are hairpins.
+            if self.server.allocations.iter().any(|a| a.relayed == told.peer.socket()) {
+                continue;
+            }
             let index = self.server.allocations.iter().position(|a| a.id == told.allocation);
             let leg = |deadline_ns| Leg { deadline_ns, next_hop: hop::SAME };
             let entries = route::channel(&Binding {

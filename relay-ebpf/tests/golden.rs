@@ -314,10 +314,8 @@ fn a_route_is_for_exactly_its_addresses() {
         let tables = bound(&ends, hop::SAME, |_| {});
         let other = ends.ask(CHANNEL + 1, DATA).bytes();
         check(&tables, &passed("another channel", other, Reason::NoRoute));
-        let sides = [
-            (ends.ask(CHANNEL, DATA), Reason::NoRoute),
-            (ends.answer(DATA), Reason::NoPermission),
-        ];
+        let sides =
+            [(ends.ask(CHANNEL, DATA), Reason::NoRoute), (ends.answer(DATA), Reason::NoPermission)];
         for (frame, reason) in sides {
             let mut port = frame.clone();
             port.src.set_port(1);

@@ -249,10 +249,10 @@ pub(super) fn arriving(src: SocketAddr, dst: SocketAddr, payload: Vec<u8>) -> Da
     }
 }
 
-/// A hop later, on the way out.
+/// A hop later, on the way out; a flow label is its sender's own (RFC 8656 §13.2).
 pub(super) fn leaving(src: SocketAddr, dst: SocketAddr, payload: Vec<u8>) -> Datagram {
     let macs = [NEXT_MAC, OUR_MAC];
-    Datagram { macs, hop_limit: HOP_LIMIT - 1, ..arriving(src, dst, payload) }
+    Datagram { macs, hop_limit: HOP_LIMIT - 1, flow: 0, ..arriving(src, dst, payload) }
 }
 
 /// Application data.

@@ -37,7 +37,9 @@ pub fn sent(datagram: &Datagram) -> Vec<u8> {
 }
 
 pub fn after_hops(datagram: &Datagram, hops: u8) -> Vec<u8> {
-    let mut frame = Datagram { hop_limit: datagram.hop_limit - hops, ..datagram.clone() }.bytes();
+    let hop_limit = datagram.hop_limit - hops;
+    // A flow label is its sender's own (RFC 8656 §13.2).
+    let mut frame = Datagram { hop_limit, flow: 0, ..datagram.clone() }.bytes();
     frame[..12].copy_from_slice(&[ROUTER_MAC, OUR_MAC].concat());
     frame
 }

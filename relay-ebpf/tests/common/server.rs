@@ -14,8 +14,8 @@ use relay_common::wire::channel_data::ChannelRange;
 use relay_common::wire::stun::{Class, Message, Method, TransactionId};
 use relay_common::wire::writer::MessageWriter;
 use relay_turn::{
-    AllocationId, Binding, Config, Credentials, Input, Limits, Now, Output, Policy, RelayAddress,
-    Turn,
+    AllocationId, Binding, Config, Credentials, Input, Limits, Now, Output, Permission, Policy,
+    RelayAddress, Turn,
 };
 
 use super::NOW;
@@ -54,6 +54,8 @@ pub struct Server {
     pub allocations: Vec<Allocation>,
     /// What the datapath was told.
     pub bindings: Vec<Binding>,
+    /// Permissions that the datapath was told of.
+    pub permissions: Vec<Permission>,
     nonces: HashMap<FiveTuple, Vec<u8>>,
 }
 
@@ -89,6 +91,7 @@ impl Server {
             turn: Turn::new(config()),
             allocations: Vec::new(),
             bindings: Vec::new(),
+            permissions: Vec::new(),
             nonces: HashMap::new(),
         }
     }
@@ -194,6 +197,7 @@ impl Server {
                         outputs = self.run(Input::RelayOpened { allocation: id });
                     }
                     Output::Install(binding) => self.bindings.push(binding),
+                    Output::Permit(permission) => self.permissions.push(permission),
                     other => panic!("{other:?}"),
                 }
             }
