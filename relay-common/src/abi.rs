@@ -4,7 +4,7 @@
 //! Every type is plain data without padding (`IntoBytes` proves it). A change of any of them is a
 //! new [`ABI_VERSION`], and `docs/datapath.md` follows.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 /// The layout below. The kernel object carries it, and a loader refuses another.
 pub const ABI_VERSION: u32 = 2;
@@ -379,7 +379,7 @@ pub struct Config {
 }
 
 /// Every way a packet leaves the program. One counter each, in `REASONS`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, TryFromBytes)]
 #[repr(u32)]
 pub enum Reason {
     /// Relayed: ChannelData from client to peer.

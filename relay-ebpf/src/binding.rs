@@ -5,9 +5,7 @@
 //!
 //! No loop can arise: what leaves is a success response, and only requests are answered.
 
-use relay_common::abi::{
-    ACTION_ANSWER, BUDGETS_MAX, Config, Reason, Route, RouteKeyV4, RouteKeyV6,
-};
+use relay_common::abi::{ACTION_ANSWER, BUDGETS_MAX, Config, Reason, Route};
 use relay_common::addr::Family;
 use relay_common::police;
 use relay_common::wire::attribute::AttributeType;
@@ -22,6 +20,7 @@ use zerocopy::{transmute, transmute_ref};
 
 use crate::decide::in_force;
 use crate::general::Place;
+use crate::stun::{Way, route};
 use crate::{Frame, Tables, Verdict, Word};
 
 const IPV4_BYTES: u16 = 20;
@@ -87,14 +86,14 @@ fn answer_v4<F: Frame, T: Tables>(
     let addresses = sum_words(&old.ip.src) + sum_words(&old.ip.dst);
     let kept = kept_sum(addresses, &old.udp, &old.stun);
     check_sum(kept, &old.udp, &old.stun, seal)?;
-    let key = |dst: [u16; 2]| RouteKeyV4 {
-        dst: transmute!(dst),
-        dst_port: old.udp.dst,
-        ..RouteKeyV4::default()
+    let port = old.udp.dst;
+    let server = |ip: [u16; 2]| {
+        let way = Way { src: [0; 4], dst: [transmute!(ip), 0, 0, 0], src_port: 0, dst_port: port };
+        route(tables, Family::V4, &way)
     };
-    listens(tables, config, tables.route_v4(&key(old.ip.dst)))?;
+    listens(tables, config, server(old.ip.dst))?;
     // From one of our own addresses: nobody who could be told anything.
-    if tables.route_v4(&key(old.ip.src)).is_some() {
+    if server(old.ip.src).is_some() {
         return Err(Reason::Stun);
     }
     let source: u32 = transmute!(old.ip.src);
@@ -160,13 +159,13 @@ fn answer_v6<F: Frame, T: Tables>(
     let addresses = sum_words(&old.ip.src) + sum_words(&old.ip.dst);
     let kept = kept_sum(addresses, &old.udp, &old.stun);
     check_sum(kept, &old.udp, &old.stun, seal)?;
-    let key = |dst: [u16; 8]| RouteKeyV6 {
-        dst: transmute!(dst),
-        dst_port: old.udp.dst,
-        ..RouteKeyV6::default()
+    let port = old.udp.dst;
+    let server = |ip: [u16; 8]| {
+        let way = Way { src: [0; 4], dst: transmute!(ip), src_port: 0, dst_port: port };
+        route(tables, Family::V6, &way)
     };
-    listens(tables, config, tables.route_v6(&key(old.ip.dst)))?;
-    if tables.route_v6(&key(old.ip.src)).is_some() {
+    listens(tables, config, server(old.ip.dst))?;
+    if server(old.ip.src).is_some() {
         return Err(Reason::Stun);
     }
     let [high, low, ..]: [u32; 4] = transmute!(old.ip.src);

@@ -9,7 +9,7 @@ use relay_common::wire::checksum::sum_words;
 use relay_common::wire::fixed::{
     AttributeHeader, IndicationV4, IndicationV6, Stun, XorAddressV4, XorAddressV6,
 };
-use zerocopy::transmute;
+use zerocopy::{transmute, transmute_mut};
 
 use crate::general::{self, Change, HEAD_V4_BYTES, HEAD_V6_BYTES, Leaving, Place};
 use crate::stun::{Arrived, Way, permission};
@@ -62,35 +62,56 @@ fn prepare<F: Frame, T: Tables>(
     change.data = payload;
     change.zeros = payload.wrapping_neg() & 3;
     let kind = AttributeType::XOR_PEER_ADDRESS;
+    let gap = match change.place.family {
+        Family::V4 => HEAD_V4_BYTES,
+        Family::V6 => HEAD_V6_BYTES,
+    };
+    let len = gap - STUN_BYTES + payload + change.zeros;
+    let len = u16::try_from(len).map_err(|_| Reason::TooBig)?;
+    let transaction = chance(tables);
+    change.gap = gap;
+    // Written where it stays: on the stack, the verifier wants words aligned.
     match change.place.family {
         Family::V4 => {
-            let stun = header(tables, HEAD_V4_BYTES, change)?;
-            let peer = XorAddressV4::new(kind, transmute!(way.src[0]), way.src_port);
-            let head = IndicationV4 { stun, peer, data: attribute(payload) };
-            let words: [u16; 18] = transmute!(head);
-            let (first, _) = change.words.split_first_chunk_mut().ok_or(Reason::TooBig)?;
-            *first = words;
-            (change.gap, change.sum) = (HEAD_V4_BYTES, sum_words(&words));
+            let (words, _) = change.words.split_first_chunk_mut::<18>().ok_or(Reason::TooBig)?;
+            let head: &mut IndicationV4 = transmute_mut!(words);
+            head.stun = Stun::new(Stun::DATA, len, transaction);
+            head.peer = XorAddressV4::new(kind, transmute!(way.src[0]), way.src_port);
+            head.data = attribute(payload);
+            change.sum = sum_words(words);
         }
         Family::V6 => {
-            let stun = header(tables, HEAD_V6_BYTES, change)?;
-            let ip = transmute!(way.src);
-            let peer = XorAddressV6::new(kind, ip, way.src_port, &stun.transaction);
-            let head = IndicationV6 { stun, peer, data: attribute(payload) };
-            change.words = transmute!(head);
-            (change.gap, change.sum) = (HEAD_V6_BYTES, sum_words(&change.words));
+            let head: &mut IndicationV6 = transmute_mut!(&mut change.words);
+            head.stun = Stun::new(Stun::DATA, len, transaction);
+            head.peer = XorAddressV6::new(kind, halves(&way.src), way.src_port, &transaction);
+            head.data = attribute(payload);
+            change.sum = sum_words(&change.words);
         }
     }
     Ok(())
 }
 
-/// A header in front of the attributes of a head, and of data and padding.
+/// A transaction ID.
 #[inline(always)]
-fn header<T: Tables>(tables: &T, head: u32, change: &Change) -> Result<Stun, Reason> {
-    let len = head - STUN_BYTES + change.data + change.zeros;
-    let len = u16::try_from(len).map_err(|_| Reason::TooBig)?;
-    let chance = [tables.random(), tables.random(), tables.random()];
-    Ok(Stun::new(Stun::DATA, len, transmute!(chance)))
+fn chance<T: Tables>(tables: &T) -> [u16; 6] {
+    let [a, b, c] = [tables.random(), tables.random(), tables.random()];
+    let [a, b, c, d, e, f, _, _] = halves(&[a, b, c, 0]);
+    [a, b, c, d, e, f]
+}
+
+/// The halves of words, without a way through memory.
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "each half is one")]
+const fn halves(words: &[u32; 4]) -> [u16; 8] {
+    let [a, b, c, d] = *words;
+    let halves = [
+        (a as u16, (a >> 16) as u16),
+        (b as u16, (b >> 16) as u16),
+        (c as u16, (c >> 16) as u16),
+        (d as u16, (d >> 16) as u16),
+    ];
+    let [(a, b), (c, d), (e, f), (g, h)] = halves;
+    if cfg!(target_endian = "little") { [a, b, c, d, e, f, g, h] } else { [b, a, d, c, f, e, h, g] }
 }
 
 /// DATA's header.

@@ -214,12 +214,12 @@ fn rewrite<F: Frame, T: Tables>(
     let cut = Cut { kept_at, gap, tail, zeros: change.zeros };
     let at = match family {
         Family::V4 => {
-            let ip = to_ipv4(route, old, &new, place.family);
-            leave(frame, exit.hop, &ip, &udp, cut)?
+            let ip = |ip: &mut Ipv4| *ip = to_ipv4(route, old, &new, place.family);
+            leave(frame, exit.hop, ip, &udp, cut)?
         }
         Family::V6 => {
-            let ip = to_ipv6(route, old, &new);
-            leave(frame, exit.hop, &ip, &udp, cut)?
+            let ip = |ip: &mut Ipv6| *ip = to_ipv6(route, old, &new);
+            leave(frame, exit.hop, ip, &udp, cut)?
         }
     };
     write(frame, at, change).ok_or(Verdict::Abort(Reason::Aborted))?;

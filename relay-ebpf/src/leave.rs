@@ -141,7 +141,7 @@ pub(crate) struct Cut {
 pub(crate) fn leave<F: Frame, N: Network>(
     frame: &mut F,
     hop: &NextHop,
-    ip: &N,
+    ip: impl FnOnce(&mut N),
     udp: &Udp,
     cut: Cut,
 ) -> Result<u32, Verdict> {
@@ -193,7 +193,7 @@ fn shape<F: Frame, N: Network>(
     frame: &mut F,
     hop: &NextHop,
     tags: u32,
-    ip: &N,
+    ip: impl FnOnce(&mut N),
     udp: &Udp,
     [tail, zeros]: [u32; 2],
 ) -> Option<()> {
@@ -214,7 +214,7 @@ fn shape<F: Frame, N: Network>(
     }
     *frame.at_mut::<u16>(at)? = N::ETHER_TYPE;
     at += ETHER_TYPE_BYTES;
-    *frame.at_mut::<N>(at)? = *ip;
+    ip(frame.at_mut::<N>(at)?);
     *frame.at_mut::<Udp>(at + N::BYTES)? = *udp;
     Some(())
 }

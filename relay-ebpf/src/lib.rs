@@ -199,9 +199,7 @@ impl Verdict {
 
     #[inline(always)]
     fn from_code(code: u32) -> Self {
-        // A constant would be put on the stack as a whole.
-        static REASONS: [Reason; Reason::ALL.len()] = Reason::ALL;
-        let reason = REASONS.get((code >> 8) as usize).copied().unwrap_or(Reason::Aborted);
+        let reason = zerocopy::try_transmute!(code >> 8).unwrap_or(Reason::Aborted);
         match code & 0xFF {
             0 => Self::Transmit(reason),
             1 => Self::Redirect(reason),

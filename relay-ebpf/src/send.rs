@@ -1,9 +1,7 @@
 //! Send indications (RFC 8656 §11.2) to a peer with a permission: of one shape, XOR-PEER-ADDRESS
 //! and DATA in this order and nothing else, leave as plain datagrams. Every other shape goes up.
 
-use relay_common::abi::{
-    ACTION_SEND, Config, FLAG_POLICED, FLAG_V6, Reason, Route, RouteKeyV4, RouteKeyV6,
-};
+use relay_common::abi::{ACTION_SEND, Config, FLAG_POLICED, FLAG_V6, Reason, Route};
 use relay_common::addr::Family;
 use relay_common::wire::attribute::AttributeType;
 use relay_common::wire::checksum::{fold, sum_words};
@@ -16,7 +14,7 @@ use zerocopy::{transmute, transmute_ref};
 use crate::decide::in_force;
 use crate::general::{self, Change, HEAD_V4_BYTES, HEAD_V6_BYTES, Leaving, Place};
 use crate::leave::{UDP_BYTES, ip_bytes};
-use crate::stun::{Arrived, Way, permission};
+use crate::stun::{Arrived, Way, permission, route};
 use crate::{Frame, Tables, Verdict};
 
 const STUN_BYTES: u32 = 20;
@@ -155,17 +153,7 @@ fn decide<T: Tables>(
     leaving: &mut Leaving,
 ) -> Result<(), Reason> {
     let family = leaving.change.place.family;
-    let Way { src, dst, src_port, dst_port } = *arrived;
-    let found = match family {
-        Family::V4 => {
-            let (src, dst) = (src[0], dst[0]);
-            tables.route_v4(&RouteKeyV4 { src, dst, src_port, dst_port, channel: 0, reserved: 0 })
-        }
-        Family::V6 => {
-            tables.route_v6(&RouteKeyV6 { src, dst, src_port, dst_port, channel: 0, reserved: 0 })
-        }
-    };
-    let allocation = found.ok_or(Reason::NoRoute)?;
+    let allocation = route(tables, family, arrived).ok_or(Reason::NoRoute)?;
     in_force(tables, config, allocation)?;
     if allocation.action != ACTION_SEND {
         return Err(Reason::UnknownAction);

@@ -2,14 +2,16 @@
 //! Every other message is userspace's.
 
 use relay_common::abi::{
-    Config, FLAG_V6, Permission, PermissionKeyV4, PermissionKeyV6, Reason, Route,
+    Config, FLAG_V6, Permission, PermissionKeyV4, PermissionKeyV6, Reason, Route, RouteKeyV4,
+    RouteKeyV6,
 };
 use relay_common::addr::Family;
 use relay_common::wire::checksum::fold;
 use relay_common::wire::fixed::Stun;
 use relay_common::wire::net::{Ipv4, Ipv6, Udp};
-use zerocopy::transmute;
+use zerocopy::{transmute, transmute_ref};
 
+use crate::decide::Key;
 use crate::general::Place;
 use crate::leave::{UDP_BYTES, ip_bytes};
 use crate::{Frame, Tables, Verdict, binding, send};
@@ -111,6 +113,25 @@ const fn halves(words: &[u32; 4]) -> u32 {
         + (d >> 16)
 }
 
+/// A route, of any kind.
+#[inline(always)]
+pub(crate) fn route<'t, T: Tables>(tables: &'t T, family: Family, way: &Way) -> Option<&'t Route> {
+    let tail: u64 = transmute!([way.src_port, way.dst_port, 0, 0]);
+    match family {
+        Family::V4 => {
+            let key = Key([transmute!([way.src[0], way.dst[0]]), tail]);
+            let key: &RouteKeyV4 = transmute_ref!(&key.0);
+            tables.route_v4(key)
+        }
+        Family::V6 => {
+            let ([a, b], [c, d]): ([u64; 2], [u64; 2]) = (transmute!(way.src), transmute!(way.dst));
+            let key = Key([a, b, c, d, tail]);
+            let key: &RouteKeyV6 = transmute_ref!(&key.0);
+            tables.route_v6(key)
+        }
+    }
+}
+
 /// The permission of a relayed transport address for a peer, in force.
 #[inline(always)]
 pub(crate) fn permission<'t, T: Tables>(
@@ -121,19 +142,19 @@ pub(crate) fn permission<'t, T: Tables>(
     peer: &[u32; 4],
 ) -> Result<&'t Permission, Reason> {
     let (relayed, relayed_port) = relayed;
+    let port: u64 = transmute!([relayed_port, 0, 0, 0]);
     let found = match family {
-        Family::V4 => tables.permission_v4(&PermissionKeyV4 {
-            relayed: relayed[0],
-            peer: peer[0],
-            relayed_port,
-            ..PermissionKeyV4::default()
-        }),
-        Family::V6 => tables.permission_v6(&PermissionKeyV6 {
-            relayed: *relayed,
-            peer: *peer,
-            relayed_port,
-            ..PermissionKeyV6::default()
-        }),
+        Family::V4 => {
+            let key = Key([transmute!([relayed[0], peer[0]]), port]);
+            let key: &PermissionKeyV4 = transmute_ref!(&key.0);
+            tables.permission_v4(key)
+        }
+        Family::V6 => {
+            let ([a, b], [c, d]): ([u64; 2], [u64; 2]) = (transmute!(*relayed), transmute!(*peer));
+            let key = Key([a, b, c, d, port]);
+            let key: &PermissionKeyV6 = transmute_ref!(&key.0);
+            tables.permission_v6(key)
+        }
     };
     let permission = found.ok_or(Reason::NoPermission)?;
     if permission.epoch != config.epoch {
