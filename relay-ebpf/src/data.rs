@@ -25,26 +25,12 @@ pub(crate) fn relay<F: Frame, T: Tables>(
     config: &Config,
     place: Place,
 ) -> Verdict {
-    Verdict::from_code(by_permission(frame, tables, config, place))
-}
-
-/// Out of line: channels do not pay for it.
-#[inline(never)]
-fn by_permission<F: Frame, T: Tables>(
-    frame: &mut F,
-    tables: &T,
-    config: &Config,
-    place: Place,
-) -> u32 {
-    let Some(mut leaving) = tables.scratch() else { return Verdict::Pass(Reason::NoRoom).code() };
+    let Some(mut leaving) = tables.scratch() else { return Verdict::Pass(Reason::NoRoom) };
     let leaving = &mut *leaving;
-    *leaving =
-        Leaving { route: Route::default(), change: Change::new(place, Reason::DataIndication) };
-    let verdict = match prepare(frame, tables, config, leaving) {
+    match prepare(frame, tables, config, place, leaving) {
         Ok(()) => general::forward(frame, tables, &leaving.route, &leaving.change),
         Err(reason) => Verdict::Pass(reason),
-    };
-    verdict.code()
+    }
 }
 
 /// Looks up and composes. Out of line: its stack is free when the rest needs some.
@@ -53,10 +39,12 @@ fn prepare<F: Frame, T: Tables>(
     frame: &F,
     tables: &T,
     config: &Config,
+    place: Place,
     leaving: &mut Leaving,
 ) -> Result<(), Reason> {
-    let Arrived { way, payload } =
-        Arrived::read(frame, leaving.change.place).ok_or(Reason::Truncated)?;
+    leaving.route = Route::default();
+    leaving.change = Change::new(place, Reason::DataIndication);
+    let Arrived { way, payload } = Arrived::read(frame, place).ok_or(Reason::Truncated)?;
     decide(tables, config, &way, leaving)?;
     let change = &mut leaving.change;
     change.data = payload;

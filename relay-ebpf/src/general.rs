@@ -136,16 +136,11 @@ pub(crate) fn relay<F: Frame, T: Tables>(
     route: &Route,
     place: Place,
 ) -> Verdict {
-    Verdict::from_code(by_action(frame, tables, route, place))
-}
-
-#[inline(never)]
-fn by_action<F: Frame, T: Tables>(frame: &mut F, tables: &T, route: &Route, place: Place) -> u32 {
-    let Some(mut leaving) = tables.scratch() else { return Verdict::Pass(Reason::NoRoom).code() };
+    let Some(mut leaving) = tables.scratch() else { return Verdict::Pass(Reason::NoRoom) };
     let change = &mut leaving.change;
     match act(frame, route, place, change) {
-        Ok(()) => forward(frame, tables, route, change).code(),
-        Err(reason) => Verdict::Pass(reason).code(),
+        Ok(()) => forward(frame, tables, route, change),
+        Err(reason) => Verdict::Pass(reason),
     }
 }
 
@@ -300,7 +295,7 @@ const fn byte(register: u32) -> u8 {
 }
 
 /// What a route's action does.
-#[inline(always)]
+#[inline(never)]
 fn act<F: Frame>(
     frame: &F,
     route: &Route,

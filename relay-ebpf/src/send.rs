@@ -31,26 +31,12 @@ pub(crate) fn relay<F: Frame, T: Tables>(
     config: &Config,
     place: Place,
 ) -> Verdict {
-    Verdict::from_code(by_permission(frame, tables, config, place))
-}
-
-/// Out of line: channels do not pay for it.
-#[inline(never)]
-fn by_permission<F: Frame, T: Tables>(
-    frame: &mut F,
-    tables: &T,
-    config: &Config,
-    place: Place,
-) -> u32 {
-    let Some(mut leaving) = tables.scratch() else { return Verdict::Pass(Reason::NoRoom).code() };
+    let Some(mut leaving) = tables.scratch() else { return Verdict::Pass(Reason::NoRoom) };
     let leaving = &mut *leaving;
-    *leaving =
-        Leaving { route: Route::default(), change: Change::new(place, Reason::SendIndication) };
-    let verdict = match prepare(frame, tables, config, leaving) {
+    match prepare(frame, tables, config, place, leaving) {
         Ok(()) => general::forward(frame, tables, &leaving.route, &leaving.change),
         Err(reason) => Verdict::Pass(reason),
-    };
-    verdict.code()
+    }
 }
 
 /// Reads and looks up. Out of line: its stack is free when the rest needs some.
@@ -59,9 +45,12 @@ fn prepare<F: Frame, T: Tables>(
     frame: &F,
     tables: &T,
     config: &Config,
+    place: Place,
     leaving: &mut Leaving,
 ) -> Result<(), Reason> {
-    let (place, change) = (leaving.change.place, &mut leaving.change);
+    leaving.route = Route::default();
+    leaving.change = Change::new(place, Reason::SendIndication);
+    let change = &mut leaving.change;
     let arrived = Arrived::read(frame, place).ok_or(Reason::Truncated)?;
     let at = u32::from(place.ip_at) + ip_bytes(place.family) + UDP_BYTES;
     let message = read(frame, at, arrived.payload).ok_or(Reason::Stun)?;
