@@ -3,6 +3,7 @@
 //!
 //! The step's routes and permissions are composed of what the server was asked and told; its
 //! transaction IDs are the server's, which are chance there too.
+#![allow(clippy::unwrap_used, reason = "helpers of tests; each number here fits")]
 
 mod common;
 #[path = "common/indications.rs"]

@@ -8,6 +8,10 @@
 mod common;
 #[path = "common/kernel.rs"]
 mod kernel;
+#[path = "common/pair.rs"]
+mod pair;
+#[path = "common/random.rs"]
+mod random;
 
 use std::env;
 use std::path::PathBuf;
@@ -49,62 +53,6 @@ fn main() -> ExitCode {
         Trial::ignorable_test("times_are_counted_when_switched_on", || when_possible(times)),
     ];
     libtest_mimic::run(&args, tests).exit_code()
-}
-
-/// The object, or why there is nothing to test with.
-fn object() -> Result<PathBuf, &'static str> {
-    let object = env::var_os("TURNPIKE_XDP_OBJECT").filter(|path| !path.is_empty());
-    let object = object.ok_or("TURNPIKE_XDP_OBJECT names no object")?;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let root = status.lines().any(|line| line.starts_with("Uid:\t0\t"));
-    if root { Ok(object.into()) } else { Err("loading a program needs root") }
-}
-
-fn when_possible(test: fn(Kernel) -> Result<(), Failed>) -> Result<Completion, Failed> {
-    match object() {
-        Ok(object) => test(Kernel::load(&object)?).map(|()| Completion::Completed),
-        Err(why) => {
-            println!("SKIPPED: {why}");
-            Ok(Completion::ignored_with(why))
-        }
-    }
-}
-
-fn setting(name: &str, default: u64) -> u64 {
-    env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
-
-/// A small seeded generator (SplitMix64): what a seed gives never changes.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(end).unwrap()).unwrap()
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().to_le_bytes()[0]
-    }
-
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
-        (0..count).map(|_| self.byte()).collect()
-    }
 }
 
 /// The families of client and peer, or of both clients of a hairpin.
@@ -345,26 +293,6 @@ fn agree(mut kernel: Kernel) -> Result<(), Failed> {
         }
     }
     Ok(())
-}
-
-/// One frame through both.
-fn same(kernel: &mut Kernel, tables: &HostTables, frame: &[u8]) -> Result<Reason, Failed> {
-    let mut host = HostFrame::new(frame);
-    let verdict = step(&mut host, tables);
-    let (action, out) = kernel.run(frame)?;
-    if action != common::action(verdict) {
-        return Err(format!("host {verdict:?}, kernel's action {action}: {frame:02x?}").into());
-    }
-    if out != host.as_bytes() {
-        let host = host.as_bytes();
-        return Err(
-            format!("{verdict:?}: {frame:02x?}\nhost {host:02x?}\nkernel {out:02x?}").into()
-        );
-    }
-    match verdict {
-        Verdict::Pass(_) if out != frame => Err(format!("{verdict:?}, changed").into()),
-        _ => Ok(verdict.reason()),
-    }
 }
 
 /// Off, the verifier removes all of it: the program is smaller, and no bucket moves.

@@ -2,6 +2,7 @@
 //!
 //! As in `golden.rs`: every limit at it and one past it, and what goes out is laid out byte by byte
 //! by the test itself.
+#![allow(clippy::unwrap_used, reason = "helpers of tests; each number here fits")]
 
 mod common;
 #[path = "common/indications.rs"]
