@@ -373,7 +373,11 @@ fn padding<F: Frame>(frame: &F, at: u32, change: &Change) -> Option<u32> {
             let [a, b] = frame.read(at)?;
             [a, b, 0]
         }
-        _ => frame.read(at)?,
+        _ => {
+            // With a byte in front: four are a word, and three are not.
+            let [_, a, b, c] = frame.read(at.wrapping_sub(1))?;
+            [a, b, c]
+        }
     };
     let words = if change.data & 1 == 0 { [[a, b], [c, 0]] } else { [[0, a], [b, c]] };
     Some(u32::from(!u16::from_ne_bytes(words[0])) + u32::from(!u16::from_ne_bytes(words[1])))
