@@ -158,10 +158,11 @@ fn frame(random: &mut Random, near_v6: bool, far_v6: bool) -> Vec<u8> {
 
 /// The transaction ID of a Data indication that left.
 fn drawn(frame: &[u8]) -> Option<[u8; 12]> {
-    let udp = match frame.get(12..14)? {
-        [0x08, 0x00] => 34,
-        _ => 54,
-    };
+    let mut ip = 14;
+    while matches!(frame.get(ip - 2..ip)?, [0x81, 0x00] | [0x88, 0xA8]) {
+        ip += 4;
+    }
+    let udp = if frame.get(ip - 2..ip)? == [0x08, 0x00] { ip + 20 } else { ip + 40 };
     let message = frame.get(udp + 8..)?;
     (message.get(..2)? == DATA_INDICATION.to_be_bytes())
         .then(|| message.get(8..20))??
@@ -206,7 +207,9 @@ fn one(kernel: &mut Kernel, tables: &HostTables, frame: &[u8]) -> Result<Reason,
     }
     let (action, out) = kernel.run(frame)?;
     let out = out.to_vec();
-    let chance = drawn(&out).ok_or("the kernel made no Data indication")?;
+    let Some(chance) = drawn(&out) else {
+        return Err(format!("{action}, no Data indication: {frame:02x?}\n{out:02x?}").into());
+    };
     tables.random.set(chance);
     let mut host = HostFrame::new(frame);
     let verdict = relay_ebpf::step(&mut host, tables);

@@ -1,6 +1,6 @@
 //! The loaded program: its maps as the tests fill them, and one run of it at a time.
 
-#![allow(unreachable_pub, reason = "part of a test's crate")]
+#![allow(dead_code, unreachable_pub, reason = "each test file is a crate that uses a part of this")]
 
 use std::error::Error;
 use std::fmt;
