@@ -85,7 +85,8 @@ fn a_late_deadline_is_kept_all_the_same() {
          => only forbid 9.9.9.1, withdraw 4000, unbound_channel"
     ));
     check(&format!(
-        "{bound}; 300s pass unnoticed; peer bob sends 5 to alice => only forbid 9.9.9.1, no_permission"
+        "{bound}; 300s pass unnoticed; peer bob sends 5 to alice \
+         => only forbid 9.9.9.1, no_permission"
     ));
     check(&format!(
         "{bound}; 700s pass unnoticed; alice refreshes \

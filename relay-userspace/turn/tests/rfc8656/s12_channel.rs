@@ -39,8 +39,10 @@ fn a_binding_brings_a_permission_of_five_minutes() {
          alice binds 4000 to bob => install 4000 600/300, ok; peer bob sends 5 to alice",
     );
     check(
-        "alice allocates; alice binds 4000 to bob; alice permits carol => only permit 9.9.9.2 300/600, ok; \
-         1s pass; alice permits bob2 => only permit 9.9.9.1 300/599, install 4000 599/300, ok",
+        "alice allocates; alice binds 4000 to bob; alice permits carol \
+         => only permit 9.9.9.2 300/600, ok; \
+         1s pass; alice permits bob2 \
+         => only permit 9.9.9.1 300/599, install 4000 599/300, ok",
     );
 }
 

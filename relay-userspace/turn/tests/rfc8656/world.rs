@@ -306,10 +306,9 @@ impl World {
                 assert_eq!(self.relays[&binding.allocation].1, binding.relayed);
                 assert_eq!(binding.peer.family(), binding.relayed.family());
                 self.installed.insert((binding.allocation, binding.number.value()), binding);
-                let (there, back) =
-                    (binding.client_to_peer_deadline_ns, binding.peer_to_client_deadline_ns);
-                let number = binding.number.value();
-                format!("install {number:x} {}/{}", self.left(there), self.left(back))
+                let there = self.left(binding.client_to_peer_deadline_ns);
+                let back = self.left(binding.peer_to_client_deadline_ns);
+                format!("install {:x} {there}/{back}", binding.number.value())
             }
             Output::Permit(permission) => {
                 assert_eq!(self.relays[&permission.allocation].1, permission.relayed);
