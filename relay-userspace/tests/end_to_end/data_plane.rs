@@ -21,6 +21,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("hairpin_ipv4_clients", &[Namespaces, Xdp], |rig| hairpin(rig, [V4, V4], Family::V4)),
     ("hairpin_ipv6_clients", &[Namespaces, Xdp], |rig| hairpin(rig, [V6, V6], Family::V6)),
     ("hairpin_of_both_families", &[Namespaces, Xdp], |rig| hairpin(rig, [V4, V6], Family::V4)),
+    ("indications_ipv4", &[Namespaces, Xdp], |rig| indications(rig, V4, Family::V4)),
+    ("indications_ipv6", &[Namespaces, Xdp], |rig| indications(rig, V6, Family::V6)),
+    ("indications_ipv4_client_ipv6_peer", &[Namespaces, Xdp], |r| indications(r, V4, Family::V6)),
     ("kernel_relays_until_the_deadline_alone", &[Namespaces, Xdp], deadline_alone),
     ("policing_of_packets", &[Namespaces, Xdp], |rig| policing(rig, "packets", 1_000, 1_000)),
     ("policing_of_bytes", &[Namespaces, Xdp], |rig| policing(rig, "bytes", 400_000, 1_000)),
@@ -83,6 +86,48 @@ fn hairpin(rig: &Rig, of: [(&str, &str); 2], relayed: Family) {
     assert_eq!(relay.metrics().value("turnpike_hairpins"), 0);
     a.send(b"late");
     assert_eq!(b.hear(SOON), None);
+}
+
+/// Send and Data indications by XDP, to and from any port of a peer with a permission.
+fn indications(rig: &Rig, (from, server): (&str, &str), relayed: Family) {
+    let topology = Topology::two_armed(Some(rig.object()));
+    let relay = Relay::start(rig, &topology.relay, &Plan::two_armed("native"));
+    let mut client = Client::allocate_of(relayed, &topology.client, from, server);
+    let ip = if relayed == Family::V4 { "10.77.2.2" } else { "[fd77:2::2]" };
+    let ports = [4000, 4001].map(|port| format!("{ip}:{port}"));
+    let peers = ports.map(|peer| {
+        let socket = topology.peer.within(|| UdpSocket::bind(&peer)).unwrap();
+        socket.set_read_timeout(Some(BUSY_MAX)).unwrap();
+        (peer.parse::<SocketAddr>().unwrap(), socket)
+    });
+    client.permit(peers[0].0);
+    let exchange = |bytes: usize, (address, socket): &(SocketAddr, UdpSocket)| {
+        let (data, mut datagram) = (vec![5; bytes], [0; 2_000]);
+        client.send_to(*address, &data);
+        let (length, from) = socket.recv_from(&mut datagram).unwrap();
+        assert_eq!((&datagram[..length], from), (&data[..], client.relayed));
+        socket.send_to(&data, from).unwrap();
+        assert_eq!(client.hear(BUSY_MAX), Some(Heard::Indicated(*address, data)));
+    };
+    let counts = || {
+        let metrics = relay.metrics();
+        let of = |reason| metrics.verdicts(reason);
+        [of(Reason::SendIndication), of(Reason::DataIndication), of(Reason::NoRoom)]
+    };
+    // Until the neighbours are known, userspace relays.
+    wait::until("both go by XDP", BUSY_MAX, || {
+        exchange(1, &peers[0]);
+        (counts()[0] > 0 && counts()[1] > 0).then_some(())
+    });
+    let before = counts();
+    for bytes in 0..100 {
+        peers.iter().for_each(|peer| exchange(bytes, peer));
+    }
+    let after = counts();
+    let [sent, came, too_tight] = [0, 1, 2].map(|index| after[index] - before[index]);
+    // Some buffers of a veth have no room for padding at their end.
+    assert_eq!((sent, came + too_tight), (200, 200), "{came} by XDP");
+    assert!(came >= 150, "{came} by XDP");
 }
 
 /// An allocation whose packets to the peer go by XDP, and come back.
