@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use relay_common::abi::{Direction, Reason};
 use relay_common::addr::Family;
+use relay_common::wire::attribute::{AttributeType, xor_address};
+use relay_common::wire::stun::{Class, Message};
 use rustix::process::Signal;
 
 use crate::Test;
 use crate::client::{Client, Heard, with_echo};
 use crate::needs::Need::{Namespaces, Xdp};
 use crate::relay::{Plan, Relay, Rig};
+use crate::robustness::{ask, binding};
 use crate::topology::Topology;
 use crate::wait::{self, Watch};
 
@@ -24,6 +27,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("indications_ipv4", &[Namespaces, Xdp], |rig| indications(rig, V4, Family::V4)),
     ("indications_ipv6", &[Namespaces, Xdp], |rig| indications(rig, V6, Family::V6)),
     ("indications_ipv4_client_ipv6_peer", &[Namespaces, Xdp], |r| indications(r, V4, Family::V6)),
+    ("binding_requests_are_answered_by_xdp", &[Namespaces, Xdp], answered),
+    ("binding_requests_are_left_to_userspace", &[Namespaces, Xdp], not_answered),
     ("kernel_relays_until_the_deadline_alone", &[Namespaces, Xdp], deadline_alone),
     ("policing_of_packets", &[Namespaces, Xdp], |rig| policing(rig, "packets", 1_000, 1_000)),
     ("policing_of_bytes", &[Namespaces, Xdp], |rig| policing(rig, "bytes", 400_000, 1_000)),
@@ -128,6 +133,54 @@ fn indications(rig: &Rig, (from, server): (&str, &str), relayed: Family) {
     // Some buffers of a veth have no room for padding at their end.
     assert_eq!((sent, came + too_tight), (200, 200), "{came} by XDP");
     assert!(came >= 150, "{came} by XDP");
+}
+
+/// Ten answers a second, and twenty at once: what is above is not answered by anybody.
+fn answered(rig: &Rig) {
+    let topology = Topology::two_armed(Some(rig.object()));
+    let more = "limits.unauthenticated_replies_per_sec = 10";
+    let relay = Relay::start(rig, &topology.relay, &Plan { more, ..Plan::two_armed("native") });
+    let socket = topology.client.within(|| UdpSocket::bind("10.77.1.9:0")).unwrap();
+    socket.connect(V4.1).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    let mut sent = 0;
+    let mut send = |times: u64| {
+        (0..times).for_each(|_| assert!(socket.send(&binding(&[])).is_ok()));
+        sent += times;
+        sent
+    };
+    // Many buffers of a veth have no room for the answer: userspace gives those.
+    wait::until("XDP answers", BUSY_MAX, || {
+        send(20);
+        (relay.metrics().verdicts(Reason::BindingAnswered) > 0).then_some(())
+    });
+    let mut answer = [0; 200];
+    while socket.recv(&mut answer).is_ok() {}
+    let sent = send(200);
+    let mut answers = 0;
+    while let Ok(length) = socket.recv(&mut answer) {
+        let message = Message::parse(&answer[..length]).unwrap();
+        let seen = message.attribute(AttributeType::XOR_MAPPED_ADDRESS).unwrap();
+        let seen = xor_address(seen, message.transaction_id());
+        assert_eq!(seen, Some(socket.local_addr().unwrap()));
+        answers += 1;
+    }
+    let metrics = relay.metrics();
+    let judged = [Reason::BindingAnswered, Reason::BindingOverBudget, Reason::NoRoom];
+    let judged = judged.map(|reason| metrics.verdicts(reason));
+    assert_eq!(judged.iter().sum::<u64>(), sent, "{}", metrics.0);
+    assert!(judged[1] > 0, "{}", metrics.0);
+    // Twenty at once by either, and a few of the seconds that this takes.
+    assert!(answers < 150, "{answers}");
+}
+
+fn not_answered(rig: &Rig) {
+    let topology = Topology::two_armed(Some(rig.object()));
+    let plan = Plan { answer_binding: false, ..Plan::two_armed("native") };
+    let relay = Relay::start(rig, &topology.relay, &plan);
+    let answer = ask(&topology.client, &binding(&[]));
+    assert_eq!(Message::parse(&answer).unwrap().class(), Class::Success);
+    assert_eq!(relay.metrics().verdicts(Reason::BindingAnswered), 0);
 }
 
 /// An allocation whose packets to the peer go by XDP, and come back.

@@ -67,6 +67,8 @@ pub(crate) struct Plan {
     pub(crate) shards: u32,
     /// More lines, before the first table.
     pub(crate) more: &'static str,
+    /// `[datapath] answer_binding`.
+    pub(crate) answer_binding: bool,
     /// What the process is started by.
     pub(crate) wrapper: &'static str,
     /// `[datapath] pin`; `None`: "off".
@@ -85,6 +87,7 @@ impl Plan {
             measure_times: false,
             shards: 0,
             more: "",
+            answer_binding: true,
             wrapper: "",
             pin: None,
         }
@@ -100,8 +103,18 @@ impl Plan {
     }
 
     fn text(&self, object: Option<&Path>) -> String {
-        let Self { listen, addresses, mode, interfaces, shards, more, pin, measure_times, .. } =
-            self;
+        let Self {
+            listen,
+            addresses,
+            mode,
+            interfaces,
+            shards,
+            more,
+            answer_binding,
+            pin,
+            measure_times,
+            ..
+        } = self;
         let pin = pin.as_deref().unwrap_or(Path::new("off"));
         let mut text = format!(
             "realm = \"end-to-end.test\"\n{more}\n[listen]\nudp = {listen:?}\n\
@@ -112,7 +125,7 @@ impl Plan {
              [compat]\nrfc5766_channel_numbers = true\n\
              [workers]\nshards = {shards}\n\
              [datapath]\nmode = \"{mode}\"\ninterfaces = {interfaces:?}\npin = {pin:?}\n\
-             measure_times = {measure_times}\n"
+             measure_times = {measure_times}\nanswer_binding = {answer_binding}\n"
         );
         if let Some(object) = object {
             text.push_str(&format!("object = {object:?}\n"));

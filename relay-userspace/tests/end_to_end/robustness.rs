@@ -136,7 +136,8 @@ fn raw(namespace: &Namespace) -> Socket {
     namespace.within(|| Socket::new(Domain::IPV4, Type::RAW, protocol)).unwrap()
 }
 
-fn binding(attributes: &[u8]) -> Vec<u8> {
+/// A Binding request.
+pub(crate) fn binding(attributes: &[u8]) -> Vec<u8> {
     let mut request = message_type(Class::Request, Method::BINDING).to_be_bytes().to_vec();
     request.extend(u16::try_from(attributes.len()).unwrap().to_be_bytes());
     request.extend(MAGIC_COOKIE.to_be_bytes());
@@ -146,7 +147,7 @@ fn binding(attributes: &[u8]) -> Vec<u8> {
 }
 
 /// Asks until there is an answer.
-fn ask(namespace: &Namespace, request: &[u8]) -> Vec<u8> {
+pub(crate) fn ask(namespace: &Namespace, request: &[u8]) -> Vec<u8> {
     let socket = socket(namespace, "10.77.1.2:0");
     socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     wait::until("the relay answers", Duration::from_secs(10), || {
