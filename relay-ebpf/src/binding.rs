@@ -316,7 +316,7 @@ const fn unicast_v4(ip: [u16; 2]) -> bool {
     first != 0 && first != 127 && first < 224
 }
 
-/// Addresses that a host has: not unspecified, loopback, multicast, nor an IPv4 address in disguise.
+/// Addresses that a host has: not unspecified, loopback, multicast, nor IPv4 in disguise.
 #[inline(always)]
 const fn unicast_v6(ip: &[u16; 8]) -> bool {
     let [first, _] = ip[0].to_ne_bytes();

@@ -32,8 +32,8 @@ const BATCH: u64 = 1_000;
 /// Bindings of each mix of families, and as many hairpins.
 const BINDINGS: u16 = 48;
 const CLEAN: u16 = BINDINGS / 2;
-/// What no frame here leads to, or hardly any: STUN is `differential_stun.rs`'s. The last two cannot happen to the loaded program in a test run:
-/// there is room, and nothing shrinks.
+/// What no frame here leads to: STUN is `differential_stun.rs`'s. The last two cannot happen to the
+/// loaded program in a test run: there is room, and nothing shrinks.
 const UNMADE: &[Reason] = &[
     Reason::SendIndication,
     Reason::DataIndication,

@@ -1,6 +1,6 @@
-//! As `differential.rs`: generated indications and Binding requests through the step on the host and
-//! through the loaded program. Transaction IDs of Data indications are chance: the host draws what
-//! the kernel drew.
+//! As `differential.rs`: generated indications and Binding requests through the step on the host
+//! and through the loaded program. Transaction IDs of Data indications are chance: the host draws
+//! what the kernel drew.
 #![allow(clippy::unwrap_used, reason = "a test without libtest's attribute; each number here fits")]
 
 mod common;

@@ -28,7 +28,7 @@ const HEAD: &str = "\
 #
 # verified_instructions  instructions that the verifier goes through (the kernel refuses 1,000,000)
 # instructions           instructions of the program before the kernel compiles it (xlated)
-# stack_bytes            stack (the kernel refuses more than 512)
+# stack_bytes            largest function's stack (the kernel refuses calls of more than 512)
 ";
 
 /// A part of a program's cost: its key in the file, and the figure.
