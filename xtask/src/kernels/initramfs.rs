@@ -3,8 +3,9 @@
 
 use std::{
     collections::BTreeSet,
-    env, fs,
+    fs,
     path::{Path, PathBuf},
+    process,
 };
 
 use anyhow::{Context, Result};
@@ -28,7 +29,8 @@ impl Contents {
     pub(super) fn gather(built: &Built) -> Result<Self> {
         let mut contents = Self(Vec::new());
         let mut libraries = BTreeSet::new();
-        let xtask = env::current_exe().context("xtask does not know its own file")?;
+        // Not its path: a build may have replaced the file meanwhile.
+        let xtask = PathBuf::from(format!("/proc/{}/exe", process::id()));
         let ours = [("turnpike", &built.turnpike), ("relay-bench", &built.relay_bench)];
         for (name, path) in ours.into_iter().chain([("xtask", &xtask)]) {
             contents.add(format!("turnpike/{name}"), stripped(path)?);

@@ -1,13 +1,7 @@
 //! What is relayed in a guest, leg by leg, and what must become of it.
 
-/// Whether tagged frames are relayed in XDP: one and two tags, either side.
-const TAGGED_BY_XDP: bool = false;
-
-/// Whether XDP relays between client and peer of different families.
-const CROSSING_BY_XDP: bool = false;
-
-/// The share of packets that XDP must relay where it relays at all; the first ones may rightly
-/// come before a neighbour is known.
+/// The share of packets that XDP must relay; the first ones may rightly come before a neighbour is
+/// known.
 const XDP_PERCENT_MIN: u64 = 99;
 
 /// A client, a relay and a peer, each leg with a relay of its own.
@@ -16,7 +10,6 @@ pub(super) struct Leg {
     pub(super) name: &'static str,
     server: Place,
     peer: Place,
-    by_xdp: bool,
 }
 
 /// An end of a leg: the family of its address, and the number of its network (see `init.sh`).
@@ -36,20 +29,20 @@ const fn v6(net: u8) -> Place {
 
 // Networks: 1 and 2 without a tag, 3 and 5 with one, 6 with two.
 pub(super) const LEGS: [Leg; 8] = [
-    Leg { name: "IPv4", server: v4(1), peer: v4(2), by_xdp: true },
-    Leg { name: "IPv6", server: v6(1), peer: v6(2), by_xdp: true },
-    Leg { name: "IPv4-IPv6", server: v4(1), peer: v6(2), by_xdp: CROSSING_BY_XDP },
-    Leg { name: "IPv6-IPv4", server: v6(1), peer: v4(2), by_xdp: CROSSING_BY_XDP },
-    Leg { name: "IPv4-tagged", server: v4(1), peer: v4(5), by_xdp: TAGGED_BY_XDP },
-    Leg { name: "IPv6-tagged", server: v6(1), peer: v6(5), by_xdp: TAGGED_BY_XDP },
-    Leg { name: "tagged-IPv4", server: v4(3), peer: v4(2), by_xdp: TAGGED_BY_XDP },
-    Leg { name: "IPv4-twice-tagged", server: v4(1), peer: v4(6), by_xdp: TAGGED_BY_XDP },
+    Leg { name: "IPv4", server: v4(1), peer: v4(2) },
+    Leg { name: "IPv6", server: v6(1), peer: v6(2) },
+    Leg { name: "IPv4-IPv6", server: v4(1), peer: v6(2) },
+    Leg { name: "IPv6-IPv4", server: v6(1), peer: v4(2) },
+    Leg { name: "IPv4-tagged", server: v4(1), peer: v4(5) },
+    Leg { name: "IPv6-tagged", server: v6(1), peer: v6(5) },
+    Leg { name: "tagged-IPv4", server: v4(3), peer: v4(2) },
+    Leg { name: "IPv4-twice-tagged", server: v4(1), peer: v4(6) },
 ];
 
 impl Leg {
     /// For the guest's script.
     pub(super) fn words(&self) -> String {
-        let Self { name, server, peer, .. } = self;
+        let Self { name, server, peer } = self;
         format!("{name} {} {} {} {}", server.family, server.net, peer.family, peer.net)
     }
 
@@ -70,7 +63,7 @@ impl Leg {
         let relayed = xdp + userspace;
         // There and back.
         check(relayed < 2 * sent, format!("{relayed} packets were relayed for {sent} sent"));
-        let too_few = self.by_xdp && xdp * 100 < relayed * XDP_PERCENT_MIN;
+        let too_few = xdp * 100 < relayed * XDP_PERCENT_MIN;
         check(too_few, format!("XDP relayed only {xdp} of {relayed} packets"));
         findings
     }
@@ -131,11 +124,11 @@ mod tests {
         xdp: 396,
         userspace: 4,
     };
-    const BY_XDP: Leg = Leg { name: "a", server: v4(1), peer: v6(2), by_xdp: true };
+    const LEG: Leg = Leg { name: "a", server: v4(1), peer: v6(2) };
 
     #[test]
     fn a_good_leg_has_no_findings_and_each_fault_has_one() {
-        assert!(BY_XDP.findings(&GOOD).is_empty());
+        assert!(LEG.findings(&GOOD).is_empty());
         for (went, why) in [
             (Went { native: 1, ..GOOD }, "a: 1 of 2 interfaces are native"),
             (Went { load_exit: 4, ..GOOD }, "a: the load ended with 4"),
@@ -145,14 +138,8 @@ mod tests {
             (Went { userspace: 3, ..GOOD }, "a: 399 packets were relayed for 200 sent"),
             (Went { userspace: 5, ..GOOD }, "a: XDP relayed only 396 of 401 packets"),
         ] {
-            assert_eq!(BY_XDP.findings(&went), [why]);
+            assert_eq!(LEG.findings(&went), [why]);
         }
-    }
-
-    #[test]
-    fn a_leg_that_need_not_be_in_xdp_may_be_anywhere() {
-        let leg = Leg { by_xdp: false, ..BY_XDP };
-        assert!(leg.findings(&Went { xdp: 0, userspace: 400, ..GOOD }).is_empty());
     }
 
     #[test]
@@ -166,6 +153,6 @@ mod tests {
 
     #[test]
     fn the_script_is_told_families_and_networks() {
-        assert_eq!(BY_XDP.words(), "a 4 1 6 2");
+        assert_eq!(LEG.words(), "a 4 1 6 2");
     }
 }
