@@ -198,6 +198,7 @@ pub fn unusual(peer: SocketAddr) -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("DATA first", message(SEND, &[data, peer])),
         ("no DATA", message(SEND, &[peer])),
+        ("SOFTWARE for DATA", message(SEND, &[peer, (SOFTWARE, payload)])),
         ("no peer", message(SEND, &[data])),
         ("nothing", message(SEND, &[])),
         ("two peers", message(SEND, &[peer, peer, data])),
