@@ -136,14 +136,13 @@ pub(crate) fn arrival(
     Ok(Side::Listening(channel, padding))
 }
 
+/// The first place that has the port decides. All places are looked at: the verifier of Linux 6.1
+/// cannot follow a loop to a number that it does not know.
 #[inline(always)]
 fn listens(config: &Config, port: u16) -> bool {
     for index in 0..LISTEN_PORTS_MAX {
-        if index >= usize::from(config.listen_ports_count) {
-            return false;
-        }
         if config.listen_ports[index] == port {
-            return true;
+            return index < usize::from(config.listen_ports_count);
         }
     }
     false
