@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use relay_common::addr::ServerAddr;
@@ -19,6 +20,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::time;
 use tracing::{info, warn};
 
 use crate::admin::Admin;
@@ -34,6 +36,11 @@ use crate::scrape::{Relay, ShardHandle};
 use crate::shard;
 use crate::sockets::{self, Sharing};
 
+/// How often a listening address that is in use is tried again: for two seconds and a half. After
+/// a kill it is free within some 10 ms on an idle machine.
+const IN_USE_TRIES: u32 = 50;
+/// How long between two tries.
+const IN_USE_RETRY: Duration = Duration::from_millis(50);
 /// Descriptors that are not relayed ports.
 const DESCRIPTORS_SPARE: u64 = 512;
 
@@ -56,7 +63,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
         warn!("{warning}");
     }
     let place = place(&config).await?;
-    check_addresses(&place)?;
+    check_addresses(&place).await?;
     raise_descriptor_limit(&config);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -135,9 +142,9 @@ async fn place(config: &Config) -> anyhow::Result<Place> {
 }
 
 /// Binds everything once, alone: SO_REUSEPORT would let a second server share our ports silently.
-fn check_addresses(place: &Place) -> anyhow::Result<()> {
+async fn check_addresses(place: &Place) -> anyhow::Result<()> {
     for listen in &place.listen {
-        sockets::bind(*listen, Sharing::Exclusive).map_err(|error| {
+        until_free(*listen).await.map_err(|error| {
             let hint = match error.kind() {
                 io::ErrorKind::AddrInUse => format!(
                     "another process has it (`ss -ulpn sport = :{}` shows which)",
@@ -161,6 +168,21 @@ fn check_addresses(place: &Place) -> anyhow::Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Binds an address and lets it go again. A process that was killed is gone before its sockets are:
+/// its io_uring is taken down by a worker of the kernel. So a restart waits before it believes
+/// that somebody else has the port.
+async fn until_free(addr: SocketAddr) -> io::Result<()> {
+    for _ in 0..IN_USE_TRIES {
+        match sockets::bind(addr, Sharing::Exclusive) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                time::sleep(IN_USE_RETRY).await;
+            }
+            bound => return bound.map(drop),
+        }
+    }
+    sockets::bind(addr, Sharing::Exclusive).map(drop)
 }
 
 fn raise_descriptor_limit(config: &Config) {
