@@ -1,7 +1,8 @@
 //! Long-term credentials (RFC 8489 §9.2): static users, and time-limited ones whose password is
 //! derived from a secret shared with an application server (the "TURN REST API").
 //!
-//! Owns the keys and the MAC. Does not know nonces, methods or error responses.
+//! Owns who there is and which password is theirs. Does not know keys, nonces, methods or error
+//! responses.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,10 +10,8 @@ use std::fmt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use md5::{Digest, Md5};
-use relay_common::wire::stun::{HEADER_BYTES, INTEGRITY_BYTES, Integrity};
 use sha1::Sha1;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 /// Who may allocate. Printing it shows how many there are, never who or with what.
 #[derive(Clone, Default)]
@@ -40,91 +39,34 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// The key of a user: MD5 of user name, realm and password (RFC 8489 §9.2.2).
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Key([u8; 16]);
-
-impl Key {
-    fn new(user: &[u8], realm: &str, password: &str) -> Self {
-        let mut hash = Md5::new();
-        for part in [user, b":", realm.as_bytes(), b":", password.as_bytes()] {
-            hash.update(part);
-        }
-        Self(hash.finalize().into())
-    }
-
-    /// MESSAGE-INTEGRITY over a header and the attributes before it (RFC 8489 §14.5).
-    pub(crate) fn sign(&self, header: &[u8; HEADER_BYTES], body: &[u8]) -> [u8; INTEGRITY_BYTES] {
-        self.mac(header, body).finalize().into_bytes().into()
-    }
-
-    /// Compares in constant time.
-    fn verifies(&self, integrity: &Integrity<'_>) -> bool {
-        self.mac(&integrity.header, integrity.body).verify_slice(integrity.mac).is_ok()
-    }
-
-    fn mac(&self, header: &[u8; HEADER_BYTES], body: &[u8]) -> Hmac<Sha1> {
-        let mut mac = Hmac::<Sha1>::new_from_slice(&self.0).expect("HMAC takes any key");
-        mac.update(header);
-        mac.update(body);
-        mac
-    }
-}
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Key(..)")
-    }
-}
-
-/// [`Credentials`] in a realm.
-pub(crate) struct Keys {
-    realm: String,
-    users: BTreeMap<Box<[u8]>, Key>,
+/// [`Credentials`], to be asked by name.
+pub(crate) struct Users {
+    passwords: BTreeMap<Box<[u8]>, Zeroizing<String>>,
     secrets: Vec<Zeroizing<String>>,
 }
 
-impl Drop for Keys {
-    fn drop(&mut self) {
-        self.users.values_mut().for_each(|key| key.0.zeroize());
-    }
-}
-
-impl Keys {
-    pub(crate) fn new(realm: &str, credentials: &Credentials) -> Self {
-        let key = |(name, password): &(String, Zeroizing<String>)| {
-            let name = name.as_bytes();
-            (Box::from(name), Key::new(name, realm, password))
+impl Users {
+    pub(crate) fn new(credentials: &Credentials) -> Self {
+        let user = |(name, password): &(String, Zeroizing<String>)| {
+            (Box::from(name.as_bytes()), password.clone())
         };
         Self {
-            realm: realm.to_owned(),
-            users: credentials.users.iter().map(key).collect(),
+            passwords: credentials.users.iter().map(user).collect(),
             secrets: credentials.secrets.clone(),
         }
     }
 
-    pub(crate) fn realm(&self) -> &str {
-        &self.realm
-    }
-
-    /// The key of the user, if it is the one that the message was signed with.
-    pub(crate) fn verify(
-        &self,
+    /// The passwords that the user may have now, each made when it is asked for: the only one of a
+    /// static user, one of each secret for a time-limited name, none for anybody else.
+    pub(crate) fn passwords<'a>(
+        &'a self,
         unix_secs: u64,
-        user: &[u8],
-        integrity: &Integrity<'_>,
-    ) -> Option<Key> {
-        if let Some(key) = self.users.get(user) {
-            return key.verifies(integrity).then_some(*key);
-        }
-        if unix_secs >= expiry(user)? {
-            return None;
-        }
-        let keys = self.secrets.iter().map(|secret| {
-            let password = rest_password(secret, user);
-            Key::new(user, &self.realm, &password)
-        });
-        keys.into_iter().find(|key| key.verifies(integrity))
+        user: &'a [u8],
+    ) -> impl Iterator<Item = Zeroizing<String>> + 'a {
+        let known = self.passwords.get(user);
+        let is_in_time = known.is_none() && expiry(user).is_some_and(|expiry| unix_secs < expiry);
+        let secrets = if is_in_time { self.secrets.as_slice() } else { &[] };
+        known.cloned().into_iter().chain(secrets.iter().map(|secret| rest_password(secret, user)))
     }
 }
 
@@ -147,24 +89,13 @@ fn rest_password(secret: &str, user: &[u8]) -> Zeroizing<String> {
 mod tests {
     use super::*;
 
-    const HEADER: [u8; HEADER_BYTES] = [3; HEADER_BYTES];
-
-    fn accepted(keys: &Keys, unix_secs: u64, user: &str, password: &str) -> bool {
-        let mac = Key::new(user.as_bytes(), "realm", password).sign(&HEADER, b"body");
-        let integrity = Integrity { header: HEADER, body: b"body", mac: &mac };
-        keys.verify(unix_secs, user.as_bytes(), &integrity).is_some()
+    fn accepted(users: &Users, unix_secs: u64, user: &str, password: &str) -> bool {
+        users.passwords(unix_secs, user.as_bytes()).any(|good| *good == password)
     }
 
-    fn keys() -> Keys {
+    fn users() -> Users {
         let users = [("bob".to_owned(), "pw".to_owned()), ("77:x".to_owned(), "pw".to_owned())];
-        Keys::new("realm", &Credentials::new(users, vec!["old".to_owned(), "new".to_owned()]))
-    }
-
-    #[test]
-    fn the_key_of_rfc_8489_9_2_2() {
-        let key = Key::new(b"user", "realm", "pass");
-        // The example of the RFC.
-        assert_eq!(key.0[..4], [0x84, 0x93, 0xfb, 0xc5]);
+        Users::new(&Credentials::new(users, vec!["old".to_owned(), "new".to_owned()]))
     }
 
     #[test]
@@ -176,20 +107,20 @@ mod tests {
     #[test]
     fn static_users_and_every_secret_are_good_at_once() {
         let password = |secret: &str, user: &str| rest_password(secret, user.as_bytes());
-        assert!(accepted(&keys(), 0, "bob", "pw"));
-        assert!(!accepted(&keys(), 0, "bob", "wp"));
-        assert!(!accepted(&keys(), 0, "eve", "pw"));
+        assert!(accepted(&users(), 0, "bob", "pw"));
+        assert!(!accepted(&users(), 0, "bob", "wp"));
+        assert!(!accepted(&users(), 0, "eve", "pw"));
         for secret in ["old", "new"] {
             for user in ["100", "100:", "100:a:b"] {
-                assert!(accepted(&keys(), 99, user, &password(secret, user)), "{secret} {user}");
-                assert!(!accepted(&keys(), 100, user, &password(secret, user)), "one past");
+                assert!(accepted(&users(), 99, user, &password(secret, user)), "{secret} {user}");
+                assert!(!accepted(&users(), 100, user, &password(secret, user)), "one past");
             }
         }
-        assert!(!accepted(&keys(), 99, "100:a", &password("other", "100:a")));
-        assert!(accepted(&keys(), 0, "77:x", "pw"), "a static user comes first");
-        assert!(!accepted(&keys(), 0, "77:x", &password("old", "77:x")));
+        assert!(!accepted(&users(), 99, "100:a", &password("other", "100:a")));
+        assert!(accepted(&users(), 0, "77:x", "pw"), "a static user comes first");
+        assert!(!accepted(&users(), 0, "77:x", &password("old", "77:x")));
         for user in ["", ":a", "x100:a", "+100:a", "-1", "99999999999999999999999:a"] {
-            assert!(!accepted(&keys(), 0, user, &password("old", user)), "{user}");
+            assert!(!accepted(&users(), 0, user, &password("old", user)), "{user}");
         }
     }
 
@@ -198,6 +129,5 @@ mod tests {
         let users = [("bob".to_owned(), "hush".to_owned())];
         let credentials = Credentials::new(users, vec!["hush".to_owned()]);
         assert_eq!(format!("{credentials:?}"), "Credentials(1 users, 1 secrets)");
-        assert_eq!(format!("{:?}", Key([7; 16])), "Key(..)");
     }
 }

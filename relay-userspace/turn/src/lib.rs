@@ -9,12 +9,14 @@
 
 mod allocate;
 mod allocation;
+mod authenticate;
 mod channel;
 mod config;
 mod credentials;
 mod expire;
 mod icmp;
 mod io;
+mod key;
 mod nonce;
 mod peers;
 mod permission;

@@ -6,7 +6,7 @@ use relay_common::wire::attribute::AttributeType;
 use relay_common::wire::stun::{Class, Method, TransactionId};
 use relay_common::wire::writer::MessageWriter;
 
-use crate::credentials::Key;
+use crate::key::Key;
 use crate::reject::Reject;
 use crate::snapshot::{Code, DropReason, RequestMethod};
 use crate::{Now, Output, Turn};
@@ -66,7 +66,7 @@ impl Turn {
                 match reject {
                     Reject::Unauthenticated | Reject::StaleNonce => {
                         let nonce = self.nonces.issue(now.unix_secs, client);
-                        writer.attribute(AttributeType::REALM, self.keys.realm().as_bytes());
+                        writer.attribute(AttributeType::REALM, self.realm.as_bytes());
                         writer.attribute(AttributeType::NONCE, &nonce);
                     }
                     Reject::UnknownAttributes(kinds) => writer.unknown_attributes(kinds),

@@ -1,11 +1,10 @@
 //! Requests (RFC 8489 §6.3.1, §9.2.4, RFC 8656 §5): who asks, and which method answers.
-//! Owns authentication and the check for unknown attributes; the methods have files of their own.
+//! Owns the check for unknown attributes; authentication and the methods have files of their own.
 
 use relay_common::addr::{Family, FiveTuple};
 use relay_common::wire::attribute::{self, AttributeType};
 use relay_common::wire::stun::{Fingerprint, Message};
 
-use crate::credentials::Key;
 use crate::reject::Reject;
 use crate::reply::{ReplyTo, Success, UNKNOWN_ATTRIBUTES_MAX};
 use crate::snapshot::RequestMethod;
@@ -81,36 +80,6 @@ impl Turn {
             RequestMethod::ChannelBind => self.channel_bind(request).map(Some),
             RequestMethod::Binding | RequestMethod::Unknown => Err(Reject::BadRequest),
         }
-    }
-
-    /// The checks of RFC 8489 §9.2.4, in its order.
-    fn authenticate<'a>(
-        &self,
-        now: Now,
-        five_tuple: FiveTuple,
-        message: &Message<'a>,
-    ) -> Result<(&'a [u8], Key), Reject> {
-        // No MESSAGE-INTEGRITY: the first request of a client, which learns realm and nonce.
-        if message.attribute(AttributeType::MESSAGE_INTEGRITY).is_none() {
-            return Err(Reject::Unauthenticated);
-        }
-        // MESSAGE-INTEGRITY without all of USERNAME, REALM and NONCE, or of a wrong size.
-        let of = |kind| message.attribute(kind).ok_or(Reject::BadRequest);
-        let integrity = message.integrity().ok_or(Reject::BadRequest)?;
-        let username = of(AttributeType::USERNAME)?;
-        let realm = of(AttributeType::REALM)?;
-        let nonce = of(AttributeType::NONCE)?;
-        // A user that is not known, a password that is not right.
-        if realm != self.keys.realm().as_bytes() {
-            return Err(Reject::Unauthenticated);
-        }
-        let key =
-            self.keys.verify(now.unix_secs, username, &integrity).ok_or(Reject::Unauthenticated)?;
-        // A nonce that is too old, or not of this client.
-        if !self.nonces.is_good(now.unix_secs, five_tuple.client, nonce) {
-            return Err(Reject::StaleNonce);
-        }
-        Ok((username, key))
     }
 }
 

@@ -10,7 +10,7 @@ use relay_common::wire::Demux;
 use relay_common::wire::channel_data::ChannelRange;
 use relay_common::wire::stun::{Class, Fingerprint, Message};
 
-use crate::credentials::Keys;
+use crate::credentials::Users;
 use crate::nonce::Nonces;
 use crate::peers::Peers;
 use crate::police::Rate;
@@ -25,7 +25,8 @@ use crate::{Config, DropReason, Input, Limits, Now, Output, Snapshot};
 pub struct Turn {
     pub(crate) limits: Limits,
     pub(crate) channel_range: ChannelRange,
-    pub(crate) keys: Keys,
+    pub(crate) realm: String,
+    pub(crate) users: Users,
     pub(crate) nonces: Nonces,
     pub(crate) throttle: Throttle,
     pub(crate) rate: Rate,
@@ -63,7 +64,8 @@ impl Turn {
         Self {
             limits,
             channel_range: config.channel_range,
-            keys: Keys::new(&config.realm, &config.credentials),
+            users: Users::new(&config.credentials),
+            realm: config.realm.clone(),
             nonces: Nonces::new(config.nonce_key, limits.nonce_secs),
             throttle: Throttle::new(limits.unauthenticated_replies_per_sec, hash.clone()),
             rate: Rate::new(&limits),
