@@ -282,9 +282,13 @@ fn answering(config: &Config, place: &Place) -> anyhow::Result<Option<Answering>
     if !config.datapath.answer_binding {
         return Ok(None);
     }
+    // Those answers say more (RFC 5780) and may leave from elsewhere.
+    let is_plain = |listen: &&SocketAddr| {
+        config.discoveries.iter().all(|discovery| discovery.other(**listen).is_none())
+    };
     let [a, b, c, d, e, f, g, h, ..] = random()?;
     Ok(Some(Answering {
-        servers: place.listen.iter().copied().map(ServerAddr::new).collect(),
+        servers: place.listen.iter().filter(is_plain).copied().map(ServerAddr::new).collect(),
         replies_per_sec: config.limits.unauthenticated_replies_per_sec,
         budget_key: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
     }))
@@ -444,6 +448,7 @@ fn turn_config(
         },
         nonce_key,
         seed: random()?,
+        discoveries: config.discoveries.clone(),
     })
 }
 

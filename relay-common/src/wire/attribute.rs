@@ -11,6 +11,8 @@ pub struct AttributeType(pub u16);
 impl AttributeType {
     /// MAPPED-ADDRESS (RFC 8489 §14.1).
     pub const MAPPED_ADDRESS: Self = Self(0x0001);
+    /// CHANGE-REQUEST (RFC 5780 §7.2).
+    pub const CHANGE_REQUEST: Self = Self(0x0003);
     /// USERNAME (RFC 8489 §14.3).
     pub const USERNAME: Self = Self(0x0006);
     /// MESSAGE-INTEGRITY (RFC 8489 §14.5).
@@ -47,6 +49,10 @@ impl AttributeType {
     pub const XOR_MAPPED_ADDRESS: Self = Self(0x0020);
     /// RESERVATION-TOKEN (RFC 8656 §18.10).
     pub const RESERVATION_TOKEN: Self = Self(0x0022);
+    /// PADDING (RFC 5780 §7.6).
+    pub const PADDING: Self = Self(0x0026);
+    /// RESPONSE-PORT (RFC 5780 §7.5).
+    pub const RESPONSE_PORT: Self = Self(0x0027);
     /// ADDITIONAL-ADDRESS-FAMILY (RFC 8656 §18.11).
     pub const ADDITIONAL_ADDRESS_FAMILY: Self = Self(0x8000);
     /// ICMP (RFC 8656 §18.13).
@@ -55,6 +61,10 @@ impl AttributeType {
     pub const SOFTWARE: Self = Self(0x8022);
     /// FINGERPRINT (RFC 8489 §14.7).
     pub const FINGERPRINT: Self = Self(0x8028);
+    /// RESPONSE-ORIGIN (RFC 5780 §7.3).
+    pub const RESPONSE_ORIGIN: Self = Self(0x802B);
+    /// OTHER-ADDRESS (RFC 5780 §7.4).
+    pub const OTHER_ADDRESS: Self = Self(0x802C);
 
     /// Whether a receiver that does not know it must refuse the message.
     #[must_use]

@@ -81,6 +81,25 @@ impl<'a> MessageWriter<'a> {
         }
     }
 
+    /// An attribute whose value is a transport address as it is (RFC 8489 §14.1).
+    pub fn address(&mut self, kind: AttributeType, addr: SocketAddr) {
+        let port = addr.port().to_be_bytes();
+        match addr.ip() {
+            IpAddr::V4(ip) => {
+                self.begin(kind, 8);
+                self.append(&[0, 1]);
+                self.append(&port);
+                self.append(&ip.octets());
+            }
+            IpAddr::V6(ip) => {
+                self.begin(kind, 20);
+                self.append(&[0, 2]);
+                self.append(&port);
+                self.append(&ip.octets());
+            }
+        }
+    }
+
     /// ICMP (RFC 8656 §18.13).
     pub fn icmp(&mut self, icmp: Icmp) {
         self.attribute(AttributeType::ICMP, &icmp.to_bytes());

@@ -74,6 +74,7 @@ fn config() -> Config {
         limits: Limits { unauthenticated_replies_per_sec: 10_000_000, ..Limits::default() },
         nonce_key: [1; 32],
         seed: [2; 32],
+        discoveries: Vec::new(),
     }
 }
 

@@ -54,6 +54,12 @@ pub(super) enum Fault {
          the addresses that clients use"
     )]
     NoListen,
+    #[error(
+        "`discovery` needs two addresses of each family that it names, with different addresses \
+         and different ports and no wildcard, such as \
+         [\"198.51.100.1:3478\", \"198.51.100.2:3479\"] (RFC 5780 §6)"
+    )]
+    DiscoveryPair,
     #[error("`{value}` stands twice in `{key}`; remove one")]
     Duplicate { key: &'static str, value: String },
     #[error("`{value}` in `{key}` is {what}; {advice}")]

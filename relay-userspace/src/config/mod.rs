@@ -6,6 +6,7 @@
 
 mod auth;
 mod checks;
+mod discovery;
 mod document;
 mod fault;
 mod sections;
@@ -21,6 +22,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use relay_turn::Discovery;
 
 pub(crate) use auth::Secret;
 pub(crate) use fault::{ConfigErrors, Warning};
@@ -41,7 +43,11 @@ pub(crate) struct Config {
     /// The realm of the long-term credentials (RFC 8489 §9.2), 1–127 characters.
     pub(crate) realm: String,
     /// Where clients send to; at least one, no duplicates, no port 0. Wildcards may be among them.
+    /// The four addresses of each discovery are.
     pub(crate) listen_udp: Vec<SocketAddr>,
+    /// Where clients can find out about their NATs (RFC 5780): at most one for each family, its
+    /// addresses different in address and port, no wildcards.
+    pub(crate) discoveries: Vec<Discovery>,
     /// Where relayed transport addresses come from.
     pub(crate) relay: Relay,
     /// Who may allocate; never empty.

@@ -16,7 +16,7 @@ use super::document::{Reader, Section, Text};
 use super::fault::{ConfigErrors, Fault};
 use super::{
     Config, Datapath, Limits, Log, LogFormat, METRICS_DEFAULT, Mode, Peers, Pin, Relay, auth,
-    checks,
+    checks, discovery,
 };
 
 const LEVELS: [(&str, Level); 5] = [
@@ -50,12 +50,17 @@ pub(super) fn known_keys() -> Vec<(&'static str, &'static str)> {
 fn document<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> Config {
     let mut warnings = Vec::new();
     let realm = realm(reader, root);
-    let listen = reader.section(root, "listen", listen);
+    let (listen, discoveries) = reader.section(root, "listen", |reader, section| {
+        let mut listen = listen(reader, section);
+        let discoveries = discovery::read(reader, section, &mut listen);
+        (listen, discoveries)
+    });
     let relay = reader.section(root, "relay", |reader, section| relay(reader, section, &listen));
     checks::addresses(reader, &listen, &relay, &mut warnings);
     Config {
         realm,
         listen_udp: listen.iter().map(|addr| *addr.get_ref()).collect(),
+        discoveries,
         relay,
         auth: reader.section(root, "auth", |reader, s| auth::read(reader, s, &mut warnings)),
         datapath: reader.section(root, "datapath", datapath),
@@ -246,7 +251,11 @@ fn limits<'t>(reader: &mut Reader<'t>, section: &Section<'t>) -> Limits {
     limits
 }
 
-fn socket_addr(reader: &mut Reader<'_>, text: &Text<'_>, key: &'static str) -> Option<SocketAddr> {
+pub(super) fn socket_addr(
+    reader: &mut Reader<'_>,
+    text: &Text<'_>,
+    key: &'static str,
+) -> Option<SocketAddr> {
     let name = *text.get_ref();
     let parsed = name.parse().ok();
     if parsed.is_none() {
@@ -276,7 +285,12 @@ fn ip_addr(reader: &mut Reader<'_>, text: &Text<'_>, key: &'static str) -> Optio
 }
 
 /// Reports what no interface can have.
-fn is_usable(reader: &mut Reader<'_>, text: &Text<'_>, key: &'static str, ip: IpAddr) -> bool {
+pub(super) fn is_usable(
+    reader: &mut Reader<'_>,
+    text: &Text<'_>,
+    key: &'static str,
+    ip: IpAddr,
+) -> bool {
     let problem = match ip {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
             Some(("an IPv4-mapped address", "write it as an IPv4 address"))
@@ -291,6 +305,11 @@ fn is_usable(reader: &mut Reader<'_>, text: &Text<'_>, key: &'static str, ip: Ip
     problem.is_none()
 }
 
-fn unusable(key: &'static str, text: &Text<'_>, what: &'static str, advice: &'static str) -> Fault {
+pub(super) fn unusable(
+    key: &'static str,
+    text: &Text<'_>,
+    what: &'static str,
+    advice: &'static str,
+) -> Fault {
     Fault::UnusableAddress { key, value: (*text.get_ref()).to_owned(), what, advice }
 }

@@ -1,5 +1,6 @@
 //! Every rule of the file, at its edges.
 
+mod discovery;
 mod example;
 
 use std::fs;
@@ -74,6 +75,7 @@ fn every_key_is_read() {
         realm = "example.org"
         [listen]
         udp = ["0.0.0.0:3478", "[::1]:3479"]
+        discovery = ["192.0.2.1:3478", "192.0.2.2:3479"]
         [relay]
         addresses = ["10.0.0.1", "2001:db8::1"]
         ports = "50000-50999"
@@ -106,7 +108,8 @@ fn every_key_is_read() {
         "#,
     )
     .unwrap();
-    assert_eq!(config.listen_udp.len(), 2);
+    assert_eq!(config.listen_udp.len(), 2 + 4);
+    assert_eq!(config.discoveries.len(), 1);
     assert_eq!(config.relay.addresses.len(), 2);
     assert_eq!(config.relay.ports, 50_000..=50_999);
     let external = config.relay.external.iter().map(|(from, to)| format!("{from} {to}"));

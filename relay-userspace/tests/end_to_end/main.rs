@@ -6,6 +6,7 @@
 mod client;
 mod clients;
 mod data_plane;
+mod discovery;
 mod fragments;
 mod icmp;
 mod junk;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     let groups = [
         relaying::TESTS,
         data_plane::TESTS,
+        discovery::TESTS,
         icmp::TESTS,
         fragments::TESTS,
         network::TESTS,

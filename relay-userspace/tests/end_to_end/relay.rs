@@ -53,6 +53,8 @@ impl Rig {
 pub(crate) struct Plan {
     /// `[listen] udp`.
     pub(crate) listen: Vec<&'static str>,
+    /// `[listen] discovery`.
+    pub(crate) discovery: Vec<&'static str>,
     /// `[relay] addresses`.
     pub(crate) addresses: Vec<&'static str>,
     /// `[datapath] mode`.
@@ -80,6 +82,7 @@ impl Plan {
     pub(crate) fn two_armed(mode: &'static str) -> Self {
         Self {
             listen: vec!["10.77.1.1:3478", "[fd77:1::1]:3478"],
+            discovery: Vec::new(),
             addresses: vec!["10.77.2.1", "fd77:2::1"],
             mode,
             interfaces: Vec::new(),
@@ -105,6 +108,7 @@ impl Plan {
     fn text(&self, object: Option<&Path>) -> String {
         let Self {
             listen,
+            discovery,
             addresses,
             mode,
             interfaces,
@@ -118,6 +122,7 @@ impl Plan {
         let pin = pin.as_deref().unwrap_or(Path::new("off"));
         let mut text = format!(
             "realm = \"end-to-end.test\"\n{more}\n[listen]\nudp = {listen:?}\n\
+             discovery = {discovery:?}\n\
              [relay]\nports = \"50000-50255\"\naddresses = {addresses:?}\n\
              [auth]\nusers = {{ alice = \"wonderland\" }}\nsecrets = [\"north\", \"south\"]\n\
              [peers]\nallow = [\"10.77.0.0/16\", \"fd77::/16\"]\n\

@@ -1,6 +1,6 @@
 //! Configuration of one state machine: values that its driver has already validated.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use relay_common::wire::channel_data::ChannelRange;
@@ -36,6 +36,18 @@ pub struct Config {
     /// Seeds the choice of relayed ports, reservation tokens and table hashing: from the
     /// operating system, another one for each state machine.
     pub seed: [u8; 32],
+    /// Where clients can find out about their NATs; at most one for each family.
+    pub discoveries: Vec<Discovery>,
+}
+
+/// Two addresses of one family, and two ports: datagrams arrive on all four transport addresses,
+/// and Binding requests are answered from any of them (RFC 5780).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Discovery {
+    /// One of them.
+    pub primary: SocketAddr,
+    /// The one that differs in address and port.
+    pub alternate: SocketAddr,
 }
 
 /// An address that relayed transport addresses are opened on.

@@ -13,6 +13,7 @@ mod authenticate;
 mod channel;
 mod config;
 mod credentials;
+mod discovery;
 mod expire;
 mod icmp;
 mod io;
@@ -36,7 +37,7 @@ mod throttle;
 mod timers;
 mod turn;
 
-pub use config::{Config, Limits, RelayAddress};
+pub use config::{Config, Discovery, Limits, RelayAddress};
 pub use credentials::Credentials;
 pub use io::{AllocationId, Binding, Head, Input, Now, Output, Permission};
 pub use police::POLICING_BURST_NS;

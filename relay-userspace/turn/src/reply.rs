@@ -6,6 +6,7 @@ use relay_common::wire::attribute::AttributeType;
 use relay_common::wire::stun::{Class, Method, TransactionId};
 use relay_common::wire::writer::MessageWriter;
 
+use crate::discovery::Discovered;
 use crate::key::Key;
 use crate::reject::Reject;
 use crate::snapshot::{Code, DropReason, RequestMethod};
@@ -34,6 +35,8 @@ pub(crate) struct ReplyTo {
 pub(crate) enum Success {
     /// Binding: the client's reflexive address.
     Binding,
+    /// Binding, where a client can find out about its NAT.
+    Discovered(Discovered),
     /// Allocate: the relayed transport address, as clients are told, and its terms.
     Allocate { advertised: RelayedAddr, lifetime_secs: u32, token: Option<[u8; 8]> },
     /// Refresh.
@@ -51,7 +54,11 @@ impl Turn {
             return;
         }
         let start = self.arena.len();
-        self.arena.resize(start + REPLY_BYTES_MAX, 0);
+        let padding = match answer {
+            Ok(Success::Discovered(discovered)) => discovered.padding.unwrap_or(0),
+            _ => 0,
+        };
+        self.arena.resize(start + REPLY_BYTES_MAX + padding, 0);
         let class = if answer.is_ok() { Class::Success } else { Class::Error };
         let buffer = &mut self.arena[start..];
         let mut writer = MessageWriter::new(buffer, class, to.method, to.transaction);
@@ -101,6 +108,15 @@ impl Success {
         let reflexive = five_tuple.client.socket();
         match *self {
             Self::Binding => writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, reflexive),
+            Self::Discovered(Discovered { mapped, origin, other, padding }) => {
+                writer.address(AttributeType::MAPPED_ADDRESS, mapped.socket());
+                writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, mapped.socket());
+                writer.address(AttributeType::RESPONSE_ORIGIN, origin);
+                writer.address(AttributeType::OTHER_ADDRESS, other);
+                if let Some(bytes) = padding {
+                    writer.attribute(AttributeType::PADDING, &vec![0; bytes]);
+                }
+            }
             // RFC 8656 §7.2.
             Self::Allocate { advertised, lifetime_secs, token } => {
                 writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, advertised.socket());

@@ -38,7 +38,7 @@ impl Turn {
         };
         let answer = match RequestMethod::of(message.method()) {
             RequestMethod::Unknown => Err(Reject::BadRequest),
-            RequestMethod::Binding => comprehend(message).map(|()| Some(Success::Binding)),
+            RequestMethod::Binding => self.binding(message, &mut reply_to),
             method @ (RequestMethod::Allocate
             | RequestMethod::Refresh
             | RequestMethod::CreatePermission

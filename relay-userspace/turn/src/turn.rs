@@ -19,7 +19,7 @@ use crate::reservation::{Token, Tokens};
 use crate::tables::{KeyedHash, Tables};
 use crate::throttle::Throttle;
 use crate::timers::Timers;
-use crate::{Config, DropReason, Input, Limits, Now, Output, Snapshot};
+use crate::{Config, Discovery, DropReason, Input, Limits, Now, Output, Snapshot};
 
 /// A TURN server.
 pub struct Turn {
@@ -37,6 +37,7 @@ pub struct Turn {
     pub(crate) timers: Timers,
     /// Ports held by EVEN-PORT, by their token (RFC 8656 §7.2).
     pub(crate) reservations: BTreeMap<Token, Reservation>,
+    pub(crate) discoveries: Vec<Discovery>,
     pub(crate) rng: ChaCha12Rng,
     pub(crate) outputs: VecDeque<Output>,
     /// Replies of the present input.
@@ -75,6 +76,7 @@ impl Turn {
             tables: Tables::new(limits.allocations_max, hash),
             timers: Timers::default(),
             reservations: BTreeMap::new(),
+            discoveries: config.discoveries,
             rng,
             outputs: VecDeque::new(),
             arena: Vec::new(),

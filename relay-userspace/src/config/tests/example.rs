@@ -51,8 +51,16 @@ fn the_example_names_every_key_and_no_other() {
 #[test]
 fn the_defaults_that_the_example_shows_are_the_defaults() {
     // What has no default that could be written down: the example shows what a value looks like.
-    const SAMPLES: [&str; 7] =
-        ["external", "secrets", "secrets_file", "users", "users_file", "object", "pin"];
+    const SAMPLES: [&str; 8] = [
+        "discovery",
+        "external",
+        "secrets",
+        "secrets_file",
+        "users",
+        "users_file",
+        "object",
+        "pin",
+    ];
     let defaults = read(&example_with(usize::MAX, "secrets = [\"s1\"]")).unwrap();
     for (_, key, index) in example_keys() {
         let line = EXAMPLE.lines().nth(index).unwrap();

@@ -54,6 +54,7 @@ pub(crate) fn config() -> Config {
         },
         nonce_key: [1; 32],
         seed: [2; 32],
+        discoveries: Vec::new(),
     }
 }
 
