@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -34,6 +34,8 @@ pub(crate) struct Carrier {
     /// Its addresses, without those that nobody can count on: IPv6 link-local, temporary,
     /// deprecated and duplicate ones.
     pub(crate) addresses: Vec<IpAddr>,
+    /// The broadcast addresses of its networks.
+    pub(crate) broadcasts: Vec<Ipv4Addr>,
 }
 
 /// Every interface of this machine.
@@ -100,7 +102,8 @@ impl Interfaces {
                 bottom: stacked.bottom(index),
                 is_loopback: link.header.flags.contains(LinkFlags::Loopback),
                 is_outward: outward.contains(&index),
-                addresses: mine.filter_map(usable).collect(),
+                addresses: mine.clone().filter_map(usable).collect(),
+                broadcasts: mine.flat_map(broadcasts).collect(),
             });
         }
         Ok(Self(carriers))
@@ -109,6 +112,11 @@ impl Interfaces {
     /// Every address of this machine.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.0.iter().flat_map(|carrier| &carrier.addresses).copied()
+    }
+
+    /// The broadcast addresses of every network that this machine is on.
+    pub(crate) fn broadcasts(&self) -> BTreeSet<Ipv4Addr> {
+        self.0.iter().flat_map(|carrier| &carrier.broadcasts).copied().collect()
     }
 
     /// The addresses that peers can be expected to reach when clients are listened to on `listen`:
@@ -224,6 +232,21 @@ fn usable(address: &AddressMessage) -> Option<IpAddr> {
     })
 }
 
+/// Who everybody on an address's network is: what the prefix says, and what was configured.
+fn broadcasts(address: &AddressMessage) -> impl Iterator<Item = Ipv4Addr> {
+    let prefix = u32::from(address.header.prefix_len);
+    let configured = address.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Broadcast(ip) => Some(*ip),
+        _ => None,
+    });
+    // RFC 3021: a network of two addresses has no other.
+    let derived = usable(address).filter(|_| prefix < 31).and_then(|ip| match ip {
+        IpAddr::V4(ip) => Some(Ipv4Addr::from_bits(ip.to_bits() | u32::MAX >> prefix)),
+        IpAddr::V6(_) => None,
+    });
+    configured.into_iter().chain(derived)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,6 +258,7 @@ mod tests {
             is_loopback,
             is_outward: name == "eth0",
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            broadcasts: Vec::new(),
         };
         Interfaces(vec![
             carrier("lo", 1, true, &["127.0.0.1", "::1"]),
@@ -262,6 +286,24 @@ mod tests {
         let secondary = address("192.0.2.1", AddressFlags::Secondary);
         assert_eq!(usable(&secondary), Some("192.0.2.1".parse().unwrap()));
         assert_eq!(usable(&address("2001:db8::1", AddressFlags::Secondary)), None, "temporary");
+    }
+
+    #[test]
+    fn a_network_has_a_broadcast_address_by_its_prefix_and_by_configuration() {
+        let of = |ip: &str, prefix_len, configured: Option<&str>| {
+            let mut message = AddressMessage::default();
+            message.header.prefix_len = prefix_len;
+            message.attributes.push(AddressAttribute::Local(ip.parse().unwrap()));
+            let configured = configured.map(|ip| AddressAttribute::Broadcast(ip.parse().unwrap()));
+            message.attributes.extend(configured);
+            broadcasts(&message).map(|ip| ip.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(of("10.1.2.3", 24, None), ["10.1.2.255"]);
+        assert_eq!(of("10.1.2.3", 8, Some("10.1.255.255")), ["10.1.255.255", "10.255.255.255"]);
+        assert_eq!(of("10.1.2.3", 30, None), ["10.1.2.3"]);
+        assert!(of("10.1.2.3", 31, None).is_empty() && of("10.1.2.3", 32, None).is_empty());
+        assert!(of("2001:db8::1", 8, None).is_empty());
+        assert_eq!(of("10.1.2.3", 0, None), ["255.255.255.255"]);
     }
 
     #[test]
@@ -307,6 +349,7 @@ mod tests {
             is_loopback: false,
             is_outward: false,
             addresses: vec!["198.51.100.1".parse().unwrap()],
+            broadcasts: Vec::new(),
         });
         let below: Vec<IpAddr> = ["198.51.100.1", "192.0.2.9"].map(|a| a.parse().unwrap()).to_vec();
         let below = tagged.select(&[], &below).unwrap();

@@ -14,6 +14,7 @@ mod interfaces;
 mod logging;
 mod metrics;
 mod overview;
+mod refusals;
 mod ring;
 mod scrape;
 mod serve;

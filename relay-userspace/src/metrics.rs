@@ -10,7 +10,7 @@ use prometheus::{
 };
 use relay_common::abi::{Count, Direction, Reason, TIMES_BUCKETS};
 use relay_common::addr::{Family, Transport};
-use relay_turn::{Code, DropReason, IcmpOutcome, RequestMethod, Snapshot};
+use relay_turn::{Code, DeniedBy, DropReason, IcmpOutcome, Quota, RequestMethod, Snapshot};
 
 use crate::shard::Report;
 
@@ -185,6 +185,16 @@ fn turn(page: &Page, sum: &Snapshot) {
         for code in Code::ALL {
             count(&requests, &[method.name(), code.name()], sum.requests(method, code));
         }
+    }
+    let help = "Requests refused because of their peer, by the kind of rule.";
+    let denied = page.counters("turnpike_peers_denied_total", help, &["rule"]);
+    for by in DeniedBy::ALL {
+        count(&denied, &[by.name()], sum.denied(by));
+    }
+    let help = "Requests refused because of a quota, by which.";
+    let over_quota = page.counters("turnpike_over_quota_total", help, &["quota"]);
+    for quota in Quota::ALL {
+        count(&over_quota, &[quota.name()], sum.over_quota(quota));
     }
     let help = "Channel numbers of RFC 5766 refused.";
     let name = "turnpike_channel_numbers_rfc5766_refused_total";
@@ -416,6 +426,10 @@ turnpike_kernel_permissions 8
 # TYPE turnpike_next_hops gauge
 turnpike_next_hops{state="resolved"} 3
 turnpike_next_hops{state="unresolved"} 4
+# HELP turnpike_over_quota_total Requests refused because of a quota, by which.
+# TYPE turnpike_over_quota_total counter
+# HELP turnpike_peers_denied_total Requests refused because of their peer, by the kind of rule.
+# TYPE turnpike_peers_denied_total counter
 # HELP turnpike_permissions Permissions of all allocations.
 # TYPE turnpike_permissions gauge
 turnpike_permissions 2
@@ -491,6 +505,14 @@ turnpike_shard_up{shard="1"} 1
                 let labels = format!("{{code=\"{code}\",method=\"{method}\"}}");
                 assert_eq!(value(&text, &format!("turnpike_requests_total{labels}")), 0);
             }
+        }
+        for by in DeniedBy::ALL {
+            let series = format!("turnpike_peers_denied_total{{rule=\"{}\"}}", by.name());
+            assert_eq!(value(&text, &series), 0);
+        }
+        for quota in Quota::ALL {
+            let series = format!("turnpike_over_quota_total{{quota=\"{}\"}}", quota.name());
+            assert_eq!(value(&text, &series), 0);
         }
         for family in ["ipv4", "ipv6"] {
             let labels = format!("{{family=\"{family}\",transport=\"udp\"}}");

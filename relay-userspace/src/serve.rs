@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use relay_common::addr::ServerAddr;
 use relay_common::wire::channel_data::ChannelRange;
-use relay_turn::{Credentials, Limits, Policy, RelayAddress, Turn};
+use relay_turn::{Credentials, Ledger, Limits, Policy, RelayAddress, Rules, Turn};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -50,6 +50,8 @@ struct Place {
     relays: Vec<IpAddr>,
     /// Every other address of the machine.
     others: Vec<IpAddr>,
+    /// The broadcast addresses of its networks.
+    broadcasts: Vec<Ipv4Addr>,
     interfaces: Vec<Interface>,
 }
 
@@ -138,7 +140,8 @@ async fn place(config: &Config) -> anyhow::Result<Place> {
     let listening = listen.iter().map(SocketAddr::ip);
     let others: BTreeSet<IpAddr> = interfaces.addresses().chain(listening).collect();
     let others = others.into_iter().filter(|ip| !relays.contains(ip)).collect();
-    Ok(Place { listen, relays, others, interfaces: selected })
+    let broadcasts = interfaces.broadcasts().into_iter().collect();
+    Ok(Place { listen, relays, others, broadcasts, interfaces: selected })
 }
 
 /// Binds everything once, alone: SO_REUSEPORT would let a second server share our ports silently.
@@ -276,8 +279,7 @@ fn pins(wanted: &Pin) -> anyhow::Result<Option<Pins>> {
     }
 }
 
-/// One source's budget for answers is the whole server's in the kernel, and divided among shards in
-/// userspace.
+/// One source's budget for answers in the kernel is beside the one that all shards have together.
 fn answering(config: &Config, place: &Place) -> anyhow::Result<Option<Answering>> {
     if !config.datapath.answer_binding {
         return Ok(None);
@@ -305,15 +307,14 @@ fn start_shards(
     let wanted = wanted.min(config.limits.allocations_max as usize);
     let slices = port_slices(&config.relay.ports, wanted);
     let count = u32::try_from(slices.len()).context("shards")?;
-    let nonce_key = random()?;
+    let common = Common::new(config, place)?;
     // All sockets of an address exist before the first receives: SO_REUSEPORT chooses by their
     // number, and a 5-tuple must stay on its shard.
     let mut listeners = bind_listeners(place, slices.len())?;
     let (ready, started) = mpsc::channel();
     let (mut shards, mut threads) = (Vec::new(), Vec::new());
     for (index, ports) in (0..count).zip(slices) {
-        let share = Share { ports, index, count };
-        let turn_config = turn_config(config, place, share, nonce_key)?;
+        let turn_config = turn_config(config, place, ports, &common)?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC).context("eventfd")?;
         let (commands, receiver) = mpsc::channel();
         let parts = shard::Parts {
@@ -357,17 +358,23 @@ impl Drop for Ended {
     }
 }
 
-/// What one shard gets of the whole.
-struct Share {
-    ports: std::ops::RangeInclusive<u16>,
-    index: u32,
-    count: u32,
+/// What all shards have in common.
+struct Common {
+    nonce_key: [u8; 32],
+    policy: Arc<Policy>,
+    ledger: Ledger,
 }
 
-impl Share {
-    /// A part of a number, so that all parts add up to it.
-    const fn of(&self, whole: u32) -> u32 {
-        whole / self.count + (self.index < whole % self.count) as u32
+impl Common {
+    fn new(config: &Config, place: &Place) -> anyhow::Result<Self> {
+        let [seed @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = random()?;
+        let policy = Policy::new(&Rules {
+            allow: config.peers.allow.clone(),
+            deny: config.peers.deny.clone(),
+            loopback: config.peers.loopback,
+            broadcasts: place.broadcasts.clone(),
+        });
+        Ok(Self { nonce_key: random()?, policy: policy.into(), ledger: Ledger::new(seed) })
     }
 }
 
@@ -409,8 +416,8 @@ fn port_slices(
 fn turn_config(
     config: &Config,
     place: &Place,
-    share: Share,
-    nonce_key: [u8; 32],
+    ports: std::ops::RangeInclusive<u16>,
+    common: &Common,
 ) -> anyhow::Result<relay_turn::Config> {
     let users = config
         .auth
@@ -428,25 +435,31 @@ fn turn_config(
         credentials: Credentials::new(users, secrets),
         relay_addresses: place.relays.iter().map(relay_address).collect(),
         other_addresses: place.others.clone(),
-        relay_ports: share.ports.clone(),
+        relay_ports: ports,
         relay_ports_all: config.relay.ports.clone(),
         channel_range: channel_range(config),
-        policy: Policy::new(config.peers.allow.clone(), config.peers.deny.clone()),
+        policy: common.policy.clone(),
+        listeners: place.listen.iter().copied().chain(config.metrics_listen).collect(),
+        ledger: common.ledger.clone(),
         limits: Limits {
-            allocations_max: share.of(limits.allocations_max),
+            allocations_max: limits.allocations_max,
+            user_allocations_max: limits.user_allocations_max,
+            source_allocations_max: limits.source_allocations_max,
+            source_prefix_v4: limits.source_prefix_ipv4,
+            source_prefix_v6: limits.source_prefix_ipv6,
             permissions_per_allocation_max: limits.permissions_per_allocation_max as usize,
             channels_per_allocation_max: limits.channels_per_allocation_max as usize,
+            new_peers_per_sec: limits.new_peers_per_sec,
             lifetime_secs_default: limits.lifetime_secs_default,
             lifetime_secs_max: limits.lifetime_secs_max,
             nonce_secs: limits.nonce_secs,
-            // A source reaches every shard by changing its port.
-            unauthenticated_replies_per_sec: share
-                .of(limits.unauthenticated_replies_per_sec)
-                .max(1),
+            unauthenticated_replies_per_sec: limits.unauthenticated_replies_per_sec,
             allocation_bytes_per_sec: limits.allocation_bytes_per_sec,
             allocation_packets_per_sec: limits.allocation_packets_per_sec,
+            user_bytes_per_sec: limits.user_bytes_per_sec,
+            total_bytes_per_sec: limits.total_bytes_per_sec,
         },
-        nonce_key,
+        nonce_key: common.nonce_key,
         seed: random()?,
         discoveries: config.discoveries.clone(),
     })
@@ -478,13 +491,5 @@ mod tests {
         }
         assert_eq!(port_slices(&(50_000..=50_000), 4), [50_000..=50_000]);
         assert_eq!(port_slices(&(65_535..=65_535), 2), [65_535..=65_535]);
-    }
-
-    #[test]
-    fn shares_add_up() {
-        for (whole, count) in [(16_384, 3), (1, 1), (256, 64), (7, 4)] {
-            let shares = (0..count).map(|index| Share { ports: 0..=0, index, count }.of(whole));
-            assert_eq!(shares.sum::<u32>(), whole);
-        }
     }
 }

@@ -18,6 +18,7 @@ use tracing::{debug, error};
 use crate::clock;
 use crate::datapath::Kernel;
 use crate::icmp::{self, Budget};
+use crate::refusals::Refusals;
 use crate::ring::{Datagram, Event, Frame, Losses, Ring, Socket, Token};
 use crate::sockets::{self, IcmpErrors, Queued, Sharing};
 
@@ -91,6 +92,7 @@ struct Shard {
     /// Sockets to receive from again, after this round has given buffers back.
     stopped: Vec<Token>,
     icmp: Budget,
+    refusals: Refusals,
     hop_limit: u64,
 }
 
@@ -130,6 +132,7 @@ pub(crate) fn run(parts: Parts, ready: Sender<io::Result<()>>) {
         closing: Vec::new(),
         stopped: Vec::new(),
         icmp: Budget::default(),
+        refusals: Refusals::default(),
         hop_limit: 0,
     };
     for (index, (_, socket)) in shard.listeners.iter().enumerate() {
@@ -313,6 +316,7 @@ impl Shard {
                         kernel.forbid(&permission);
                     }
                 }
+                Output::Refused(refusal) => self.refusals.tell(now, &refusal),
             }
         }
         if let Some(datagram) = datagram {

@@ -14,8 +14,8 @@ use relay_common::wire::channel_data::ChannelRange;
 use relay_common::wire::stun::{Class, Message, Method, TransactionId};
 use relay_common::wire::writer::MessageWriter;
 use relay_turn::{
-    AllocationId, Binding, Config, Credentials, Input, Limits, Now, Output, Permission, Policy,
-    RelayAddress, Turn,
+    AllocationId, Binding, Config, Credentials, Input, Ledger, Limits, Now, Output, Permission,
+    Policy, RelayAddress, Rules, Turn,
 };
 
 use super::NOW;
@@ -69,7 +69,9 @@ fn config() -> Config {
         relay_ports: 50_000..=50_099,
         relay_ports_all: 50_000..=50_099,
         channel_range: ChannelRange::Rfc8656,
-        policy: Policy::new(Vec::new(), Vec::new()),
+        policy: Policy::new(&Rules::default()).into(),
+        listeners: Vec::new(),
+        ledger: Ledger::new([3; 16]),
         // Time stands still: whatever is asked must fit into one burst.
         limits: Limits { unauthenticated_replies_per_sec: 10_000_000, ..Limits::default() },
         nonce_key: [1; 32],
@@ -209,7 +211,8 @@ impl Server {
     fn run(&mut self, input: Input<'_>) -> Vec<Output> {
         let now = Now { monotonic_ns: NOW, unix_secs: 1_700_000_000 };
         self.turn.handle(now, input);
-        std::iter::from_fn(|| self.turn.poll()).collect()
+        let outputs = std::iter::from_fn(|| self.turn.poll());
+        outputs.filter(|output| !matches!(output, Output::Refused(_))).collect()
     }
 }
 

@@ -70,6 +70,22 @@ pub(super) fn lifetimes(reader: &mut Reader<'_>, section: &Section<'_>, limits: 
     }
 }
 
+/// What all may reserve against what each reserves.
+pub(super) fn bandwidths(reader: &mut Reader<'_>, section: &Section<'_>, limits: &Limits) {
+    let each = limits.allocation_bytes_per_sec;
+    let sums = [
+        ("user_bytes_per_sec", limits.user_bytes_per_sec),
+        ("total_bytes_per_sec", limits.total_bytes_per_sec),
+    ];
+    for (key, all) in sums.into_iter().filter(|(_, all)| *all != 0) {
+        if each == 0 {
+            reader.report_key(section, key, Fault::NoAllocationRate(key));
+        } else if all < each.into() {
+            reader.report_key(section, key, Fault::RateOrder { key, all, each });
+        }
+    }
+}
+
 fn is_wildcard_for(wildcard: IpAddr, ip: IpAddr) -> bool {
     wildcard.is_unspecified() && wildcard.is_ipv4() == ip.is_ipv4()
 }

@@ -16,6 +16,8 @@ pub(super) type Text<'t> = Spanned<&'t str>;
 pub(super) struct Reader<'t> {
     file: &'t Path,
     text: &'t str,
+    /// Where each line ends.
+    newlines: Vec<usize>,
     problems: Vec<Problem>,
     /// Section ("" is the top level) and name of each key that was asked for.
     known: Vec<(&'static str, &'static str)>,
@@ -38,8 +40,14 @@ impl Section<'_> {
 impl<'t> Reader<'t> {
     /// Starts with the syntax errors, as the parser gave them.
     pub(super) fn new(file: &'t Path, text: &'t str, syntax: &[toml::de::Error]) -> Self {
-        let mut reader =
-            Self { file, text, problems: Vec::new(), known: Vec::new(), unknown: Vec::new() };
+        let mut reader = Self {
+            file,
+            text,
+            newlines: text.match_indices('\n').map(|(at, _)| at).collect(),
+            problems: Vec::new(),
+            known: Vec::new(),
+            unknown: Vec::new(),
+        };
         for error in syntax {
             let at = error.span().map(|span| span.start);
             reader.report_at(at, Fault::Syntax(error.message().to_owned()));
@@ -79,6 +87,12 @@ impl<'t> Reader<'t> {
     pub(super) fn report_key(&mut self, section: &Section<'_>, key: &str, fault: Fault) {
         let value = section.table.and_then(|table| table.get(key));
         self.report_at(value.map(|value| value.span().start), fault);
+    }
+
+    /// The line that a value starts on, from 1.
+    pub(super) fn line<T>(&self, value: &Spanned<T>) -> u32 {
+        let before = self.newlines.partition_point(|at| *at < value.span().start);
+        u32::try_from(before + 1).unwrap_or(u32::MAX)
     }
 
     /// The file being read.
@@ -206,13 +220,25 @@ impl<'t> Reader<'t> {
         key: &'static str,
         bounds: RangeInclusive<u32>,
     ) -> Option<u32> {
+        let (low, high) = bounds.into_inner();
+        let number = self.wide_number(section, key, low.into()..=high.into())?;
+        u32::try_from(number).ok()
+    }
+
+    /// The same, where 32 bits are not enough.
+    pub(super) fn wide_number(
+        &mut self,
+        section: &Section<'t>,
+        key: &'static str,
+        bounds: RangeInclusive<u64>,
+    ) -> Option<u64> {
         let value = self.value(section, key)?;
         let DeValue::Integer(integer) = value.get_ref() else {
             self.report(value, wrong_type(key, "a whole number", value.get_ref()));
             return None;
         };
         // The parser has removed underscores and the prefix; what does not fit is out of bounds.
-        let number = u32::from_str_radix(integer.as_str(), integer.radix()).ok();
+        let number = u64::from_str_radix(integer.as_str(), integer.radix()).ok();
         if let Some(number) = number.filter(|number| bounds.contains(number)) {
             return Some(number);
         }

@@ -44,10 +44,13 @@ pub(super) enum Fault {
     #[error("`{key}` must be {expected}, not `{found}`{hint}")]
     BadValue { key: &'static str, expected: String, found: String, hint: String },
     #[error("`{key}` must be between {low} and {high}, not {found}")]
-    OutOfRange { key: &'static str, low: u32, high: u32, found: String },
+    OutOfRange { key: &'static str, low: u64, high: u64, found: String },
     #[error("`realm` is missing; add a line such as: realm = \"turn.example.org\"")]
     NoRealm,
-    #[error("`realm` must have 1 to 127 characters and no control characters (RFC 8489 §14.9)")]
+    #[error(
+        "`realm` must have 1 to 64 bytes and no control characters: each first answer to anybody \
+         carries it, and must not be much larger than the question; shorten it"
+    )]
     BadRealm,
     #[error(
         "no listening address; add: [listen] udp = [\"0.0.0.0:3478\", \"[::]:3478\"], or only \
@@ -80,6 +83,13 @@ pub(super) enum Fault {
     ExternalFamily { relay: String, external: String },
     #[error("{0} is no relay address; use one of: {1}")]
     ExternalOfNobody(String, String),
+    #[error("`{0}` in `allow` is {1}: never relayed to; {2}")]
+    NeverAPeer(String, &'static str, &'static str),
+    #[error(
+        "`{0}` is IPv4-mapped; write `{1}`, which is also meant where an IPv4 address is written \
+         into an IPv6 one"
+    )]
+    MappedNetwork(String, String),
     #[error("`{0}` is no network: host bits are set; write `{1}`, or `{2}` for the one address")]
     HostBits(String, String, String),
     #[error(
@@ -112,6 +122,16 @@ pub(super) enum Fault {
          one or raise the other"
     )]
     LifetimeOrder { default: u32, max: u32 },
+    #[error(
+        "`{0}` is shared out in what each allocation may use; add such a limit, for example: \
+         allocation_bytes_per_sec = 500000"
+    )]
+    NoAllocationRate(&'static str),
+    #[error(
+        "`{key}` ({all}) is below `allocation_bytes_per_sec` ({each}), so that nobody could \
+         allocate; raise the one or lower the other"
+    )]
+    RateOrder { key: &'static str, all: u64, each: u32 },
 }
 
 impl Fault {
@@ -136,6 +156,12 @@ pub(crate) enum Warning {
          (REQUESTED-ADDRESS-FAMILY) is refused with 440"
     )]
     NoIpv4Relay,
+    /// For development.
+    #[error(
+        "[peers] allow_loopback is on: every client reaches what listens on this machine's \
+         loopback; never on a server that others can reach"
+    )]
+    LoopbackAllowed,
 }
 
 impl ConfigErrors {

@@ -9,6 +9,8 @@ mod checks;
 mod discovery;
 mod document;
 mod fault;
+mod limits;
+mod peers;
 mod sections;
 #[cfg(test)]
 mod tests;
@@ -21,8 +23,7 @@ use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
-use relay_turn::Discovery;
+use relay_turn::{Discovery, Listed, Loopback};
 
 pub(crate) use auth::Secret;
 pub(crate) use fault::{ConfigErrors, Warning};
@@ -40,7 +41,7 @@ const EXAMPLE_SECRET: &str = "REPLACE-ME";
 /// Everything the file says, defaults filled in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Config {
-    /// The realm of the long-term credentials (RFC 8489 §9.2), 1–127 characters.
+    /// The realm of the long-term credentials (RFC 8489 §9.2), 1–64 bytes.
     pub(crate) realm: String,
     /// Where clients send to; at least one, no duplicates, no port 0. Wildcards may be among them.
     /// The four addresses of each discovery are.
@@ -160,9 +161,11 @@ impl Mode {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Peers {
     /// May be reached although they are special-purpose.
-    pub(crate) allow: Vec<IpNet>,
+    pub(crate) allow: Vec<Listed>,
     /// May not be reached.
-    pub(crate) deny: Vec<IpNet>,
+    pub(crate) deny: Vec<Listed>,
+    /// Whether loopback may be reached.
+    pub(crate) loopback: Loopback,
 }
 
 /// `[log]`: what is logged and how.
@@ -188,10 +191,20 @@ pub(crate) enum LogFormat {
 pub(crate) struct Limits {
     /// Allocations, all shards together; at most [`relay_common::abi::SLOTS_MAX`].
     pub(crate) allocations_max: u32,
+    /// Allocations of one user; 0: not limited.
+    pub(crate) user_allocations_max: u32,
+    /// Allocations of the clients of one prefix of addresses; 0: not limited.
+    pub(crate) source_allocations_max: u32,
+    /// How long that prefix is for IPv4, 1–32.
+    pub(crate) source_prefix_ipv4: u8,
+    /// How long that prefix is for IPv6, 1–128.
+    pub(crate) source_prefix_ipv6: u8,
     /// Permissions of one allocation.
     pub(crate) permissions_per_allocation_max: u32,
     /// Channel bindings of one allocation.
     pub(crate) channels_per_allocation_max: u32,
+    /// New peers of one allocation, per second; 0: not limited.
+    pub(crate) new_peers_per_sec: u32,
     /// LIFETIME when the client asks for none or for less, seconds.
     pub(crate) lifetime_secs_default: u32,
     /// LIFETIME at most, seconds; not below the default.
@@ -204,6 +217,11 @@ pub(crate) struct Limits {
     pub(crate) allocation_bytes_per_sec: u32,
     /// The same in packets per second.
     pub(crate) allocation_packets_per_sec: u32,
+    /// What one user's allocations may reserve, each `allocation_bytes_per_sec`, bytes per second;
+    /// not below that. 0: not limited.
+    pub(crate) user_bytes_per_sec: u64,
+    /// The same for all allocations.
+    pub(crate) total_bytes_per_sec: u64,
 }
 
 impl Config {

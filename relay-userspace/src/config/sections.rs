@@ -6,8 +6,6 @@ use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use ipnet::IpNet;
-use relay_common::abi::SLOTS_MAX;
 use toml::Spanned;
 use toml::de::DeTable;
 use tracing::Level;
@@ -15,8 +13,8 @@ use tracing::Level;
 use super::document::{Reader, Section, Text};
 use super::fault::{ConfigErrors, Fault};
 use super::{
-    Config, Datapath, Limits, Log, LogFormat, METRICS_DEFAULT, Mode, Peers, Pin, Relay, auth,
-    checks, discovery,
+    Config, Datapath, Log, LogFormat, METRICS_DEFAULT, Mode, Pin, Relay, auth, checks, discovery,
+    limits, peers,
 };
 
 const LEVELS: [(&str, Level); 5] = [
@@ -64,16 +62,14 @@ fn document<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> Config {
         relay,
         auth: reader.section(root, "auth", |reader, s| auth::read(reader, s, &mut warnings)),
         datapath: reader.section(root, "datapath", datapath),
-        peers: reader.section(root, "peers", |reader, section| Peers {
-            allow: networks(reader, section, "allow"),
-            deny: networks(reader, section, "deny"),
-        }),
+        peers: reader
+            .section(root, "peers", |reader, section| peers::read(reader, section, &mut warnings)),
         metrics_listen: reader.section(root, "metrics", metrics_listen),
         log: reader.section(root, "log", |reader, section| Log {
             level: reader.choice(section, "level", &LEVELS).unwrap_or(Level::INFO),
             format: reader.choice(section, "format", &FORMATS).unwrap_or(LogFormat::Text),
         }),
-        limits: reader.section(root, "limits", limits),
+        limits: reader.section(root, "limits", limits::read),
         rfc5766_channel_numbers: reader.section(root, "compat", |reader, section| {
             reader.boolean(section, "rfc5766_channel_numbers").unwrap_or(false)
         }),
@@ -90,8 +86,8 @@ fn realm<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> String {
         reader.report_key(root, "realm", Fault::NoRealm);
         return String::new();
     };
-    let is_sane = (1..=127).contains(&realm.get_ref().chars().count())
-        && !realm.get_ref().chars().any(char::is_control);
+    let is_sane =
+        (1..=64).contains(&realm.get_ref().len()) && !realm.get_ref().chars().any(char::is_control);
     if !is_sane {
         reader.report(&realm, Fault::BadRealm);
     }
@@ -199,56 +195,12 @@ fn datapath<'t>(reader: &mut Reader<'t>, section: &Section<'t>) -> Datapath {
     Datapath { mode, interfaces, object, pin, measure_times, answer_binding }
 }
 
-fn networks<'t>(reader: &mut Reader<'t>, section: &Section<'t>, key: &'static str) -> Vec<IpNet> {
-    let mut networks = Vec::new();
-    for text in reader.texts(section, key) {
-        let name = *text.get_ref();
-        let network = name.parse().or_else(|_| name.parse::<IpAddr>().map(IpNet::from));
-        match network {
-            Err(_) => {
-                let expected = "a network like 192.0.2.0/24 or an address".to_owned();
-                let found = name.to_owned();
-                reader.report(&text, Fault::BadValue { key, expected, found, hint: String::new() });
-            }
-            Ok(network) if network.trunc() != network => {
-                let (right, only) = (network.trunc().to_string(), network.addr().to_string());
-                reader.report(&text, Fault::HostBits(name.to_owned(), right, only));
-            }
-            Ok(network) => networks.push(network),
-        }
-    }
-    networks
-}
-
 fn metrics_listen<'t>(reader: &mut Reader<'t>, section: &Section<'t>) -> Option<SocketAddr> {
     match reader.text(section, "listen") {
         None => Some(METRICS_DEFAULT),
         Some(text) if *text.get_ref() == "off" => None,
         Some(text) => socket_addr(reader, &text, "metrics.listen"),
     }
-}
-
-fn limits<'t>(reader: &mut Reader<'t>, section: &Section<'t>) -> Limits {
-    let mut rate = |key| reader.number(section, key, 0..=u32::MAX).unwrap_or(0);
-    let allocation_bytes_per_sec = rate("allocation_bytes_per_sec");
-    let allocation_packets_per_sec = rate("allocation_packets_per_sec");
-    let mut number = |key, default, high| {
-        let found = reader.number(section, key, 1..=high);
-        found.unwrap_or(default)
-    };
-    let limits = Limits {
-        allocations_max: number("allocations_max", 16_384, SLOTS_MAX),
-        permissions_per_allocation_max: number("permissions_per_allocation_max", 128, 65_536),
-        channels_per_allocation_max: number("channels_per_allocation_max", 128, 16_384),
-        lifetime_secs_default: number("lifetime_secs_default", 600, 86_400),
-        lifetime_secs_max: number("lifetime_secs_max", 3600, 86_400),
-        nonce_secs: number("nonce_secs", 3600, 86_400),
-        unauthenticated_replies_per_sec: number("unauthenticated_replies_per_sec", 256, 1_000_000),
-        allocation_bytes_per_sec,
-        allocation_packets_per_sec,
-    };
-    checks::lifetimes(reader, section, &limits);
-    limits
 }
 
 pub(super) fn socket_addr(

@@ -2,6 +2,7 @@
 
 mod discovery;
 mod example;
+mod policy;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -65,6 +66,11 @@ fn defaults_are_what_the_documentation_says() {
     assert_eq!(config.log, Log { level: tracing::Level::INFO, format: LogFormat::Text });
     assert_eq!((config.shards, config.rfc5766_channel_numbers), (None, false));
     assert_eq!(config.limits.allocations_max, 16_384);
+    let limits = config.limits;
+    assert_eq!((limits.user_allocations_max, limits.source_allocations_max), (1024, 4096));
+    assert_eq!((limits.source_prefix_ipv4, limits.source_prefix_ipv6), (32, 64));
+    assert_eq!(limits.new_peers_per_sec, 5);
+    assert_eq!(config.peers.loopback, Loopback::Denied);
     assert_eq!(config.warnings, []);
 }
 
@@ -92,6 +98,7 @@ fn every_key_is_read() {
         [peers]
         allow = ["10.0.0.0/8", "fd00::1"]
         deny = ["198.51.100.7"]
+        allow_loopback = true
         [metrics]
         listen = "off"
         [log]
@@ -121,8 +128,11 @@ fn every_key_is_read() {
     assert_eq!(config.datapath.object, Some("x.o".into()));
     assert_eq!(config.datapath.pin, Pin::At("/sys/fs/bpf/mine".into()));
     assert!(config.datapath.measure_times);
-    let peers = [&config.peers.allow, &config.peers.deny].map(|nets| format!("{nets:?}"));
-    assert_eq!(peers, ["[10.0.0.0/8, fd00::1/128]", "[198.51.100.7/32]"]);
+    let listed = config.peers.allow.iter().chain(&config.peers.deny);
+    let peers: Vec<_> = listed.map(|l| format!("{} {}", l.network, l.line)).collect();
+    assert_eq!(peers, ["10.0.0.0/8 19", "fd00::1/128 19", "198.51.100.7/32 20"]);
+    assert_eq!(config.peers.loopback, Loopback::Allowed);
+    assert_eq!(config.warnings, [Warning::LoopbackAllowed]);
     assert_eq!(config.metrics_listen, None);
     assert_eq!(config.log, Log { level: tracing::Level::DEBUG, format: LogFormat::Json });
     assert_eq!(config.limits.allocations_max, 65_536);
@@ -146,8 +156,9 @@ level = "inof"
     assert_eq!(
         errors(text),
         [
-            "t.toml:1:9: `realm` must have 1 to 127 characters and no control characters \
-             (RFC 8489 §14.9)",
+            "t.toml:1:9: `realm` must have 1 to 64 bytes and no control characters: each first \
+             answer to anybody carries it, and must not be much larger than the question; \
+             shorten it",
             "t.toml:2:1: unknown key `colour` at the top level; known here: realm, listen, relay, \
              auth, datapath, peers, metrics, log, limits, compat, workers",
             "t.toml:4:8: `listen.udp` must be an address and a port like \"192.0.2.1:3478\", not \
@@ -259,6 +270,8 @@ fn limits_hold_at_the_limit_and_not_one_past() {
         ("limits", "lifetime_secs_max", 600, 86_400),
         ("limits", "lifetime_secs_default", 1, 3600),
         ("limits", "nonce_secs", 1, 86_400),
+        ("limits", "source_prefix_ipv4", 1, 32),
+        ("limits", "source_prefix_ipv6", 1, 128),
         ("limits", "unauthenticated_replies_per_sec", 1, 1_000_000),
         ("workers", "shards", 0, 1024),
     ] {
@@ -282,10 +295,10 @@ fn limits_hold_at_the_limit_and_not_one_past() {
 }
 
 #[test]
-fn a_realm_has_1_to_127_characters() {
+fn a_realm_has_1_to_64_bytes() {
     let with = |realm: &str| read(&MINIMAL.replace("example.org", realm));
-    assert!(with(&"ü".repeat(127)).is_ok());
-    assert!(with(&"ü".repeat(128)).is_err());
+    assert!(with(&"ü".repeat(32)).is_ok());
+    assert!(with(&"a".repeat(65)).is_err());
     assert!(with("a\\u0007b").is_err());
     assert!(with("").is_err());
 }

@@ -63,11 +63,13 @@ impl Turn {
         let wish = self.wish(request.message)?;
         let asked = optional(request.message, AttributeType::LIFETIME, attribute::number)?;
         let lifetime_secs = self.limits.lifetime_secs(asked);
-        // §7.2, check 8: there must be room and a port. (Quotas, check 9, and redirection,
-        // check 10, find nothing to refuse.)
+        // §7.2, check 8: there must be room and a port. (Redirection, check 10, finds nothing.)
         if self.tables.is_full() {
             return Err(Reject::InsufficientCapacity);
         }
+        // §7.2, check 9: quotas; given back when the seat is dropped.
+        let user = self.charged(request.username);
+        let seat = self.ledger.enter(&self.limits, user, five_tuple.client.ip())?;
         let (place, parity, tries_left) = match wish {
             Wish::New { family, parity } => {
                 let server = five_tuple.server.ip();
@@ -90,6 +92,8 @@ impl Turn {
             five_tuple,
             relayed,
             place,
+            _seat: seat,
+            new_peers_full_ns: 0,
             username: request.username.into(),
             transaction: request.reply_to.transaction,
             stage: Stage::Opening(opening),

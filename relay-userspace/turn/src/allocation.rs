@@ -9,6 +9,7 @@ use relay_common::addr::{Family, FiveTuple, PeerAddr, RelayedAddr};
 use relay_common::wire::channel_data::ChannelNumber;
 use relay_common::wire::stun::TransactionId;
 
+use crate::ledger::Seat;
 use crate::police::Used;
 use crate::ports::{Parity, Place};
 use crate::reply::{ReplyTo, Success};
@@ -22,6 +23,10 @@ pub(crate) struct Allocation {
     /// The relayed transport address as it is bound, and its place in the pool.
     pub(crate) relayed: RelayedAddr,
     pub(crate) place: Place,
+    /// What it is charged for.
+    pub(crate) _seat: Seat,
+    /// When as many new peers as ever may come at once again.
+    pub(crate) new_peers_full_ns: u64,
     /// The user who made it; nobody else may use it.
     pub(crate) username: Box<[u8]>,
     /// The Allocate request that made it, to know it when it comes again.

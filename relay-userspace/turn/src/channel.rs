@@ -38,12 +38,12 @@ impl Turn {
         if other_peer || other_number {
             return Err(Reject::BadRequest);
         }
-        self.peers.reach(peer).map_err(|_| Reject::Forbidden)?;
+        self.peers.reach(peer)?;
         let full = allocation.channels.len() >= self.limits.channels_per_allocation_max;
         if full && !allocation.channels.contains_key(&number) {
             return Err(Reject::InsufficientCapacity);
         }
-        self.room_for_permissions(id, &BTreeSet::from([peer.ip()]))?;
+        self.room_for_permissions(request.now, id, &BTreeSet::from([peer.ip()]))?;
 
         self.bind(request, id, number, peer);
         // §12.2: the binding brings a permission, or refreshes it; this installs both at once.

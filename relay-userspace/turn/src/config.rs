@@ -2,10 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use relay_common::wire::channel_data::ChannelRange;
 
-use crate::{Credentials, Policy};
+use crate::{Credentials, Ledger, Policy};
 
 /// Everything a [`crate::Turn`] is told at start.
 #[derive(Clone, Debug)]
@@ -28,7 +29,11 @@ pub struct Config {
     /// Which channel numbers clients may use.
     pub channel_range: ChannelRange,
     /// Which peers may be reached.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
+    /// Where this server itself listens, for whatever: never a peer. Wildcards may be among them.
+    pub listeners: Vec<SocketAddr>,
+    /// What all state machines of this server count together.
+    pub ledger: Ledger,
     /// How much of everything there may be.
     pub limits: Limits,
     /// Keys the nonces (RFC 8489 §9.2): equal on every shard.
@@ -62,12 +67,23 @@ pub struct RelayAddress {
 /// Bounds, each at least 1 unless it says otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Allocations of one state machine.
+    /// Allocations of all state machines together; each of them may have them all.
     pub allocations_max: u32,
+    /// Allocations of one user; 0: not limited.
+    pub user_allocations_max: u32,
+    /// Allocations of the clients of one prefix of addresses; 0: not limited.
+    pub source_allocations_max: u32,
+    /// How long that prefix is for IPv4, 1–32.
+    pub source_prefix_v4: u8,
+    /// How long that prefix is for IPv6, 1–128.
+    pub source_prefix_v6: u8,
     /// Permissions of one allocation.
     pub permissions_per_allocation_max: usize,
     /// Channel bindings of one allocation.
     pub channels_per_allocation_max: usize,
+    /// Addresses that one allocation may be permitted anew, per second; ten seconds' worth may come
+    /// at once. 0: not limited.
+    pub new_peers_per_sec: u32,
     /// LIFETIME when the client asks for none or for less, seconds (RFC 8656 §7.2: 600).
     pub lifetime_secs_default: u32,
     /// LIFETIME at most, seconds (RFC 8656 §7.2: 3600).
@@ -81,20 +97,32 @@ pub struct Limits {
     pub allocation_bytes_per_sec: u32,
     /// The same in packets per second.
     pub allocation_packets_per_sec: u32,
+    /// What the allocations of one user may reserve, each `allocation_bytes_per_sec`, bytes per
+    /// second; 0: not limited. Without that limit of an allocation, this one means nothing.
+    pub user_bytes_per_sec: u64,
+    /// The same for all allocations of all state machines.
+    pub total_bytes_per_sec: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             allocations_max: 16_384,
+            user_allocations_max: 1_024,
+            source_allocations_max: 4_096,
+            source_prefix_v4: 32,
+            source_prefix_v6: 64,
             permissions_per_allocation_max: 128,
             channels_per_allocation_max: 128,
+            new_peers_per_sec: 5,
             lifetime_secs_default: 600,
             lifetime_secs_max: 3600,
             nonce_secs: 3600,
             unauthenticated_replies_per_sec: 256,
             allocation_bytes_per_sec: 0,
             allocation_packets_per_sec: 0,
+            user_bytes_per_sec: 0,
+            total_bytes_per_sec: 0,
         }
     }
 }

@@ -56,6 +56,11 @@ impl Users {
         }
     }
 
+    /// Whether the name is that of a static user.
+    pub(crate) fn is_static(&self, user: &[u8]) -> bool {
+        self.passwords.contains_key(user)
+    }
+
     /// The passwords that the user may have now, each made when it is asked for: the only one of a
     /// static user, one of each secret for a time-limited name, none for anybody else.
     pub(crate) fn passwords<'a>(

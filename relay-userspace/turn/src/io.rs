@@ -8,6 +8,8 @@ use relay_common::addr::{FiveTuple, PeerAddr, RelayedAddr};
 use relay_common::wire::attribute::Icmp;
 use relay_common::wire::channel_data::ChannelNumber;
 
+use crate::{Denial, Quota};
+
 /// The time, read once by the driver for each input.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Now {
@@ -127,6 +129,27 @@ pub enum Output {
     Permit(Permission),
     /// Tell the datapath to forget a permission.
     Forbid(Permission),
+    /// Nothing to do: a request of an authenticated client was refused, for the log.
+    Refused(Refusal),
+}
+
+/// Why the configuration or a default refused a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// 403: a rule denies the peer.
+    Denied(Denial),
+    /// 486 or 508.
+    Quota(Quota),
+}
+
+/// As clients are told, in the reason phrase.
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Denied(denial) => denial.fmt(f),
+            Self::Quota(quota) => quota.fmt(f),
+        }
+    }
 }
 
 /// A channel binding as a datapath needs it (RFC 8656 §12).

@@ -3,23 +3,22 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use relay_common::addr::{PeerAddr, RelayedAddr};
 
 use crate::policy::{Policy, Verdict};
+use crate::special::{Denial, DeniedBy};
 use crate::{Config, RelayAddress};
 
 /// The rules on peers.
 pub(crate) struct Peers {
-    policy: Policy,
+    policy: Arc<Policy>,
     own: Vec<RelayAddress>,
     other: Vec<IpAddr>,
     own_ports: RangeInclusive<u16>,
+    listeners: Vec<SocketAddr>,
 }
-
-/// The peer may not be reached.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Denied;
 
 impl Peers {
     pub(crate) fn new(config: &Config) -> Self {
@@ -28,6 +27,7 @@ impl Peers {
             own: config.relay_addresses.clone(),
             other: config.other_addresses.clone(),
             own_ports: config.relay_ports_all.clone(),
+            listeners: config.listeners.clone(),
         }
     }
 
@@ -51,26 +51,50 @@ impl Peers {
         self.own.iter().any(|own| own.address == inside)
     }
 
+    /// Whether the address is one of this machine's.
+    pub(crate) fn is_local(&self, inside: IpAddr) -> bool {
+        self.is_own(inside) || self.other.contains(&inside)
+    }
+
     /// Whether a permission may be given for an address. Our own is one: which of its ports are
     /// peers is decided where there is a port. The machine's other addresses need a rule.
-    pub(crate) fn permit(&self, inside: IpAddr) -> Result<(), Denied> {
-        let permitted = match self.policy.verdict(inside) {
-            Verdict::Allowed => true,
-            Verdict::Unnamed => !self.other.contains(&inside) || self.is_own(inside),
-            Verdict::Denied => self.is_own(inside),
-        };
-        if permitted { Ok(()) } else { Err(Denied) }
+    pub(crate) fn permit(&self, inside: IpAddr) -> Result<(), Denial> {
+        if self.is_own(inside) {
+            return Ok(());
+        }
+        match self.policy.verdict(inside) {
+            Verdict::Allowed => Ok(()),
+            Verdict::Unnamed if self.other.contains(&inside) => Err(Denial::of(DeniedBy::Own)),
+            Verdict::Unnamed => Ok(()),
+            Verdict::Denied(denial) => Err(denial),
+        }
     }
 
     /// Whether a port of an address for which a permission may be given is a peer. Of our own
     /// addresses, those are the ports that relayed transport addresses have: every other one is
-    /// a service of ours, and only a rule of the configuration opens it.
-    pub(crate) fn reach(&self, inside: PeerAddr) -> Result<(), Denied> {
-        let reachable = inside.port() != 0
-            && (!self.is_own(inside.ip())
-                || self.own_ports.contains(&inside.port())
-                || self.policy.verdict(inside.ip()) == Verdict::Allowed);
-        if reachable { Ok(()) } else { Err(Denied) }
+    /// a service of the machine, and only a rule of the configuration opens it; where this server
+    /// itself listens, nothing does.
+    pub(crate) fn reach(&self, inside: PeerAddr) -> Result<(), Denial> {
+        if inside.port() == 0 {
+            return Err(Denial::of(DeniedBy::PortZero));
+        }
+        let is_relayed = || self.own_ports.contains(&inside.port());
+        let is_allowed = || self.policy.verdict(inside.ip()) == Verdict::Allowed;
+        let is_closed = self.is_own(inside.ip()) && !is_relayed() && !is_allowed();
+        if is_closed || self.is_listener(inside) {
+            return Err(Denial::of(DeniedBy::Own));
+        }
+        Ok(())
+    }
+
+    /// A wildcard listens on every address of the machine.
+    fn is_listener(&self, inside: PeerAddr) -> bool {
+        let is_here = |listener: &SocketAddr| {
+            listener.ip() == inside.ip()
+                || listener.ip().is_unspecified()
+                    && (self.is_local(inside.ip()) || inside.ip().is_loopback())
+        };
+        self.listeners.iter().any(|other| other.port() == inside.port() && is_here(other))
     }
 
     fn inside_ip(&self, ip: IpAddr) -> IpAddr {

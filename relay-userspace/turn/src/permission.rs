@@ -4,15 +4,21 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use relay_common::addr::{Family, PeerAddr};
+use relay_common::police::{admit, packet_cost};
 use relay_common::wire::attribute::{self, AttributeType};
 use relay_common::wire::stun::Message;
 
 use crate::allocation::Given;
+use crate::quota::Quota;
 use crate::reject::Reject;
 use crate::reply::Success;
 use crate::request::Request;
-use crate::timers::{PERMISSION_NS, Timer};
+use crate::special::{Denial, DeniedBy};
+use crate::timers::{NS_PER_SEC, PERMISSION_NS, Timer};
 use crate::{AllocationId, Now, Output, Turn};
+
+/// New peers of so long a time may come at once: a call begins with one for each candidate.
+const NEW_PEERS_BURST_NS: u64 = 10 * NS_PER_SEC;
 
 impl Turn {
     pub(crate) fn create_permission(&mut self, request: &Request<'_>) -> Result<Success, Reject> {
@@ -26,7 +32,7 @@ impl Turn {
         if ips.is_empty() {
             return Err(Reject::BadRequest);
         }
-        self.room_for_permissions(id, &ips)?;
+        self.room_for_permissions(request.now, id, &ips)?;
         for ip in ips {
             self.permit(request.now, id, ip);
         }
@@ -49,22 +55,34 @@ impl Turn {
             return Err(Reject::PeerAddressFamilyMismatch);
         }
         let peer = self.peers.inside(PeerAddr::new(named));
-        if peer.family() != allocation.family() || self.peers.permit(peer.ip()).is_err() {
-            return Err(Reject::Forbidden);
+        self.peers.permit(peer.ip())?;
+        if peer.family() != allocation.family() {
+            // Of an IPv6 address, what is IPv4 in packets: a mapped one.
+            return Err(Denial::of(DeniedBy::Transition).into());
         }
         Ok(peer)
     }
 
-    /// 508 if the addresses are more than an allocation may have permissions.
+    /// 508 (§10.2) if the addresses are more than an allocation may have permissions, or if those
+    /// that are new come too fast: peers are not found by trying all there are.
     pub(crate) fn room_for_permissions(
-        &self,
+        &mut self,
+        now: Now,
         id: AllocationId,
         ips: &BTreeSet<IpAddr>,
     ) -> Result<(), Reject> {
-        let permissions = &self.tables.by_id(id).ok_or(Reject::AllocationMismatch)?.permissions;
+        let allocation = self.tables.by_id_mut(id).ok_or(Reject::AllocationMismatch)?;
+        let permissions = &allocation.permissions;
         let new = ips.iter().filter(|ip| !permissions.contains_key(*ip)).count();
         if permissions.len() + new > self.limits.permissions_per_allocation_max {
             return Err(Reject::InsufficientCapacity);
+        }
+        let each_ns = packet_cost(self.limits.new_peers_per_sec.into());
+        let cost_ns = each_ns.saturating_mul(u64::try_from(new).unwrap_or(u64::MAX));
+        if cost_ns != 0 {
+            let full_ns = allocation.new_peers_full_ns;
+            let full_ns = admit(full_ns, now.monotonic_ns, cost_ns, NEW_PEERS_BURST_NS);
+            allocation.new_peers_full_ns = full_ns.ok_or(Quota::NewPeers)?;
         }
         Ok(())
     }
@@ -90,9 +108,9 @@ impl Turn {
     }
 
     /// Tells the datapath until when a permission is in force, if that is news. What comes from or
-    /// goes to a relayed address of ours does not pass where the datapath looks.
+    /// goes to an address of ours does not pass where the datapath looks, nor are its ports known.
     pub(crate) fn tell_permission(&mut self, id: AllocationId, ip: IpAddr) {
-        if self.peers.is_own(ip) {
+        if self.peers.is_local(ip) {
             return;
         }
         let Some(allocation) = self.tables.by_id_mut(id) else { return };

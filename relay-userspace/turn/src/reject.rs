@@ -3,7 +3,10 @@
 
 use relay_common::wire::attribute::AttributeType;
 
+use crate::Refusal;
+use crate::quota::Quota;
 use crate::snapshot::Code;
+use crate::special::Denial;
 
 /// The client is told, with an error response.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -13,7 +16,7 @@ pub(crate) enum Reject {
     /// 401: no credentials, unknown or expired ones, or a wrong MESSAGE-INTEGRITY.
     Unauthenticated,
     /// 403: the policy denies the peer.
-    Forbidden,
+    Forbidden(Denial),
     /// 420: comprehension-required attributes that this server does not know.
     UnknownAttributes(Vec<AttributeType>),
     /// 437: no allocation on the 5-tuple, or one where none may be.
@@ -28,6 +31,8 @@ pub(crate) enum Reject {
     UnsupportedTransport,
     /// 443: the family is not the relayed transport address's.
     PeerAddressFamilyMismatch,
+    /// 486 or 508: a quota is used up.
+    Quota(Quota),
     /// 508: no port, or a table is full.
     InsufficientCapacity,
 }
@@ -37,7 +42,7 @@ impl Reject {
         match self {
             Self::BadRequest => Code::BadRequest,
             Self::Unauthenticated => Code::Unauthenticated,
-            Self::Forbidden => Code::Forbidden,
+            Self::Forbidden(_) => Code::Forbidden,
             Self::UnknownAttributes(_) => Code::UnknownAttribute,
             Self::AllocationMismatch => Code::AllocationMismatch,
             Self::StaleNonce => Code::StaleNonce,
@@ -45,7 +50,39 @@ impl Reject {
             Self::WrongCredentials => Code::WrongCredentials,
             Self::UnsupportedTransport => Code::UnsupportedTransport,
             Self::PeerAddressFamilyMismatch => Code::PeerAddressFamilyMismatch,
+            Self::Quota(quota) => quota.code(),
             Self::InsufficientCapacity => Code::InsufficientCapacity,
         }
+    }
+
+    /// The rule or quota that refuses: what only those learn who are authenticated, as the reason
+    /// phrase and in the log. All other numbers speak for themselves, and stay small.
+    pub(crate) const fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Forbidden(denial) => Some(Refusal::Denied(*denial)),
+            Self::Quota(quota) => Some(Refusal::Quota(*quota)),
+            Self::BadRequest
+            | Self::Unauthenticated
+            | Self::UnknownAttributes(_)
+            | Self::AllocationMismatch
+            | Self::StaleNonce
+            | Self::AddressFamilyNotSupported
+            | Self::WrongCredentials
+            | Self::UnsupportedTransport
+            | Self::PeerAddressFamilyMismatch
+            | Self::InsufficientCapacity => None,
+        }
+    }
+}
+
+impl From<Denial> for Reject {
+    fn from(denial: Denial) -> Self {
+        Self::Forbidden(denial)
+    }
+}
+
+impl From<Quota> for Reject {
+    fn from(quota: Quota) -> Self {
+        Self::Quota(quota)
     }
 }

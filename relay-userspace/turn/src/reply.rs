@@ -18,6 +18,11 @@ const REPLY_BYTES_MAX: usize = 1024;
 /// UNKNOWN-ATTRIBUTES names this many at most, so that a reply stays one small datagram.
 pub(crate) const UNKNOWN_ATTRIBUTES_MAX: usize = 64;
 
+/// A reply to who has not authenticated has at most this many bytes for each of the request's, as
+/// UDP's payload: it may go to a victim whose address was forged. A 401 to the shortest Allocate
+/// request, 28 bytes, needs some four, depending on the realm.
+pub(crate) const REPLY_RATIO_MAX: usize = 6;
+
 /// Where a response goes and what it answers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReplyTo {
@@ -28,6 +33,8 @@ pub(crate) struct ReplyTo {
     pub(crate) fingerprint: bool,
     /// What the response is signed with. None: the request was not authenticated.
     pub(crate) key: Option<Key>,
+    /// Bytes of the request.
+    pub(crate) request_bytes: usize,
 }
 
 /// What a success response says.
@@ -49,7 +56,8 @@ impl Turn {
     /// Answers a request, unless an unauthenticated source has had its share.
     pub(crate) fn respond(&mut self, now: Now, to: &ReplyTo, answer: &Result<Success, Reject>) {
         let client = to.five_tuple.client;
-        if to.key.is_none() && !self.throttle.admit(now, client.ip()) {
+        let rate = self.limits.unauthenticated_replies_per_sec;
+        if to.key.is_none() && !self.ledger.throttle().admit(now, client.ip(), rate) {
             self.stats.count_dropped(DropReason::RateLimited);
             return;
         }
@@ -68,8 +76,9 @@ impl Turn {
                 Code::Success
             }
             Err(reject) => {
-                // No reason phrase: the number says it, and the reply stays small.
-                writer.error_code(reject.code().number(), "");
+                let refusal = reject.refusal().filter(|_| to.key.is_some());
+                let phrase = refusal.map_or(String::new(), |refusal| refusal.to_string());
+                writer.error_code(reject.code().number(), &phrase);
                 match reject {
                     Reject::Unauthenticated | Reject::StaleNonce => {
                         let nonce = self.nonces.issue(now.unix_secs, client);
@@ -78,12 +87,13 @@ impl Turn {
                     }
                     Reject::UnknownAttributes(kinds) => writer.unknown_attributes(kinds),
                     Reject::BadRequest
-                    | Reject::Forbidden
+                    | Reject::Forbidden(_)
                     | Reject::AllocationMismatch
                     | Reject::AddressFamilyNotSupported
                     | Reject::WrongCredentials
                     | Reject::UnsupportedTransport
                     | Reject::PeerAddressFamilyMismatch
+                    | Reject::Quota(_)
                     | Reject::InsufficientCapacity => {}
                 }
                 reject.code()
@@ -96,10 +106,19 @@ impl Turn {
             writer.fingerprint();
         }
         let written = writer.finish().expect("replies are bounded by REPLY_BYTES_MAX");
+        if to.key.is_none() && written > REPLY_RATIO_MAX * to.request_bytes {
+            self.arena.truncate(start);
+            self.stats.count_dropped(DropReason::Amplification);
+            return;
+        }
         self.arena.truncate(start + written);
         let bytes = start..start + written;
         self.outputs.push_back(Output::Reply { five_tuple: to.five_tuple, bytes });
         self.stats.count_request(RequestMethod::of(to.method), code);
+        if let Some(refusal) = answer.as_ref().err().and_then(Reject::refusal) {
+            self.stats.count_refusal(refusal);
+            self.outputs.push_back(Output::Refused(refusal));
+        }
     }
 }
 

@@ -35,6 +35,7 @@ impl Turn {
             transaction: message.transaction_id(),
             fingerprint: fingerprint == Fingerprint::Valid,
             key: None,
+            request_bytes: message.len(),
         };
         let answer = match RequestMethod::of(message.method()) {
             RequestMethod::Unknown => Err(Reject::BadRequest),

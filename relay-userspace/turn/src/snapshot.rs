@@ -5,6 +5,8 @@ use relay_common::abi::{Count, Direction};
 use relay_common::addr::{Family, Transport};
 use relay_common::wire::stun::Method;
 
+use crate::{DeniedBy, Quota, Refusal};
+
 /// How a request was answered: success, or the number of ERROR-CODE.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Code {
@@ -30,13 +32,15 @@ pub enum Code {
     UnsupportedTransport,
     /// 443.
     PeerAddressFamilyMismatch,
+    /// 486.
+    AllocationQuotaReached,
     /// 508.
     InsufficientCapacity,
 }
 
 impl Code {
     /// Every code, in the order used for metrics.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Success,
         Self::BadRequest,
         Self::Unauthenticated,
@@ -48,6 +52,7 @@ impl Code {
         Self::WrongCredentials,
         Self::UnsupportedTransport,
         Self::PeerAddressFamilyMismatch,
+        Self::AllocationQuotaReached,
         Self::InsufficientCapacity,
     ];
 
@@ -66,6 +71,7 @@ impl Code {
             Self::WrongCredentials => "441",
             Self::UnsupportedTransport => "442",
             Self::PeerAddressFamilyMismatch => "443",
+            Self::AllocationQuotaReached => "486",
             Self::InsufficientCapacity => "508",
         }
     }
@@ -85,6 +91,7 @@ impl Code {
             Self::WrongCredentials => 441,
             Self::UnsupportedTransport => 442,
             Self::PeerAddressFamilyMismatch => 443,
+            Self::AllocationQuotaReached => 486,
             Self::InsufficientCapacity => 508,
         }
     }
@@ -164,6 +171,8 @@ pub enum DropReason {
     DontFragment,
     /// A request or its answer beyond what one unauthenticated source may cause.
     RateLimited,
+    /// The reply to an unauthenticated request would be too much larger than it.
+    Amplification,
     /// A repeated Allocate whose relayed transport address is still being opened.
     AllocationPending,
     /// From a client: no allocation on the 5-tuple.
@@ -188,7 +197,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order used for metrics.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::NotTurn,
         Self::MalformedStun,
         Self::BadFingerprint,
@@ -198,6 +207,7 @@ impl DropReason {
         Self::UnknownAttribute,
         Self::DontFragment,
         Self::RateLimited,
+        Self::Amplification,
         Self::AllocationPending,
         Self::NoAllocation,
         Self::StaleAllocation,
@@ -223,6 +233,7 @@ impl DropReason {
             Self::UnknownAttribute => "unknown_attribute",
             Self::DontFragment => "dont_fragment",
             Self::RateLimited => "rate_limited",
+            Self::Amplification => "amplification",
             Self::AllocationPending => "allocation_pending",
             Self::NoAllocation => "no_allocation",
             Self::StaleAllocation => "stale_allocation",
@@ -293,6 +304,8 @@ pub struct Snapshot {
     relayed: [Count; Direction::ALL.len()],
     dropped: [u64; DropReason::ALL.len()],
     icmp: [u64; IcmpOutcome::ALL.len()],
+    denied: [u64; DeniedBy::ALL.len()],
+    over_quota: [u64; Quota::ALL.len()],
 }
 
 impl Snapshot {
@@ -329,6 +342,18 @@ impl Snapshot {
         self.icmp[outcome as usize]
     }
 
+    /// Requests that were refused because of their peer, by the kind of rule.
+    #[must_use]
+    pub const fn denied(&self, by: DeniedBy) -> u64 {
+        self.denied[by as usize]
+    }
+
+    /// Requests that were refused because of a quota.
+    #[must_use]
+    pub const fn over_quota(&self, quota: Quota) -> u64 {
+        self.over_quota[quota as usize]
+    }
+
     /// Adds what another shard counted.
     pub fn add(&mut self, other: &Self) {
         self.permissions += other.permissions;
@@ -345,6 +370,8 @@ impl Snapshot {
         }
         add_each(&mut self.dropped, &other.dropped);
         add_each(&mut self.icmp, &other.icmp);
+        add_each(&mut self.denied, &other.denied);
+        add_each(&mut self.over_quota, &other.over_quota);
     }
 
     pub(crate) const fn allocations_mut(&mut self, _: Transport, family: Family) -> &mut u64 {
@@ -367,6 +394,13 @@ impl Snapshot {
 
     pub(crate) const fn count_icmp(&mut self, outcome: IcmpOutcome) {
         self.icmp[outcome as usize] += 1;
+    }
+
+    pub(crate) const fn count_refusal(&mut self, refusal: Refusal) {
+        match refusal {
+            Refusal::Denied(denial) => self.denied[denial.by as usize] += 1,
+            Refusal::Quota(quota) => self.over_quota[quota as usize] += 1,
+        }
     }
 }
 
@@ -397,6 +431,10 @@ mod tests {
             assert_eq!(*outcome as usize, index);
             assert!(IcmpOutcome::ALL[..index].iter().all(|other| other.name() != outcome.name()));
         }
+        for (index, by) in DeniedBy::ALL.iter().enumerate() {
+            assert_eq!(*by as usize, index);
+            assert!(DeniedBy::ALL[..index].iter().all(|other| other.name() != by.name()));
+        }
         assert_eq!([Family::V4 as usize, Family::V6 as usize], [0, 1]);
     }
 
@@ -410,6 +448,8 @@ mod tests {
         shard.count_relayed(Direction::PeerToClient, 7);
         shard.count_dropped(DropReason::TooBig);
         shard.count_icmp(IcmpOutcome::RateLimited);
+        shard.count_refusal(Refusal::Quota(Quota::NewPeers));
+        shard.count_refusal(Refusal::Denied(crate::Denial::of(DeniedBy::PortZero)));
         let mut sum = shard.clone();
         sum.add(&shard);
         assert_eq!((sum.permissions, sum.channels, sum.reservations), (2, 4, 6));
@@ -419,5 +459,6 @@ mod tests {
         assert_eq!(sum.relayed(Direction::PeerToClient), Count { packets: 2, bytes: 14 });
         assert_eq!(sum.dropped(DropReason::TooBig), 2);
         assert_eq!(sum.icmp(IcmpOutcome::RateLimited), 2);
+        assert_eq!((sum.over_quota(Quota::NewPeers), sum.denied(DeniedBy::PortZero)), (2, 2));
     }
 }

@@ -1,51 +1,150 @@
 //! Addresses that are not somebody's host on the internet: what is denied unless it is allowed
-//! (IANA's special-purpose registries, multicast, broadcast, transition prefixes), and the IPv4
-//! address that an IPv6 address carries inside.
+//! (IANA's special-purpose registries, transition prefixes), what is denied whatever is allowed,
+//! and the IPv4 address that an IPv6 address carries inside.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Denied by default, as (address, prefix length).
-pub(crate) const SPECIAL_V4: &[([u8; 4], u8)] = &[
-    ([0, 0, 0, 0], 8),          // "this network"
-    ([10, 0, 0, 0], 8),         // private
-    ([100, 64, 0, 0], 10),      // carrier-grade NAT
-    ([127, 0, 0, 0], 8),        // loopback
-    ([169, 254, 0, 0], 16),     // link-local, cloud metadata
-    ([172, 16, 0, 0], 12),      // private
-    ([192, 0, 0, 0], 24),       // IETF protocol assignments
-    ([192, 0, 2, 0], 24),       // documentation
-    ([192, 31, 196, 0], 24),    // AS112
-    ([192, 52, 193, 0], 24),    // AMT
-    ([192, 88, 99, 0], 24),     // 6to4 relay anycast
-    ([192, 168, 0, 0], 16),     // private
-    ([192, 175, 48, 0], 24),    // AS112
-    ([198, 18, 0, 0], 15),      // benchmarking
-    ([198, 51, 100, 0], 24),    // documentation
-    ([203, 0, 113, 0], 24),     // documentation
-    ([224, 0, 0, 0], 4),        // multicast
-    ([240, 0, 0, 0], 4),        // reserved
-    ([255, 255, 255, 255], 32), // broadcast
+use ipnet::IpNet;
+
+/// What kind of rule keeps a peer from being reached.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum DeniedBy {
+    /// 0.0.0.0 or ::, whatever is allowed.
+    Unspecified,
+    /// Loopback, unless the switch for it is on.
+    Loopback,
+    /// The limited broadcast address, or one of the machine's own networks, whatever is allowed.
+    Broadcast,
+    /// Multicast, whatever is allowed.
+    Multicast,
+    /// Private networks, carrier-grade NAT, unique local addresses.
+    Private,
+    /// Link-local and site-local addresses.
+    LinkLocal,
+    /// Prefixes with an IPv4 address inside: compatible, SIIT, NAT64, 6to4.
+    Transition,
+    /// The rest of IANA's special-purpose registries.
+    Special,
+    /// The configuration.
+    Configured,
+    /// An address of the machine itself, or a port of it that is not a relayed one.
+    Own,
+    /// Port 0, which nobody has.
+    PortZero,
+}
+
+impl DeniedBy {
+    /// Every kind, in the order used for metrics.
+    pub const ALL: [Self; 11] = [
+        Self::Unspecified,
+        Self::Loopback,
+        Self::Broadcast,
+        Self::Multicast,
+        Self::Private,
+        Self::LinkLocal,
+        Self::Transition,
+        Self::Special,
+        Self::Configured,
+        Self::Own,
+        Self::PortZero,
+    ];
+
+    /// Its name in metrics, logs and reason phrases.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unspecified",
+            Self::Loopback => "loopback",
+            Self::Broadcast => "broadcast",
+            Self::Multicast => "multicast",
+            Self::Private => "private",
+            Self::LinkLocal => "link_local",
+            Self::Transition => "transition",
+            Self::Special => "special",
+            Self::Configured => "configured",
+            Self::Own => "own",
+            Self::PortZero => "port_zero",
+        }
+    }
+}
+
+/// The rule that denies a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Denial {
+    /// Of what kind it is.
+    pub by: DeniedBy,
+    /// The network that it is for, if it is for one.
+    pub network: Option<IpNet>,
+    /// The line of the configuration that it is from, from 1.
+    pub line: Option<u32>,
+}
+
+impl Denial {
+    pub(crate) const fn of(by: DeniedBy) -> Self {
+        Self { by, network: None, line: None }
+    }
+}
+
+/// As clients are told: `private 10.0.0.0/8`.
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.by.name())?;
+        self.network.map_or(Ok(()), |network| write!(f, " {network}"))
+    }
+}
+
+/// The kind of what is never a peer, whatever the configuration allows; loopback has a switch.
+pub(crate) fn never(ip: IpAddr) -> Option<DeniedBy> {
+    let is_broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    match ip {
+        _ if ip.is_unspecified() => Some(DeniedBy::Unspecified),
+        _ if ip.is_loopback() => Some(DeniedBy::Loopback),
+        _ if ip.is_multicast() => Some(DeniedBy::Multicast),
+        _ if is_broadcast => Some(DeniedBy::Broadcast),
+        _ => None,
+    }
+}
+
+/// Denied by default, as (address, prefix length, kind).
+pub(crate) const SPECIAL_V4: &[([u8; 4], u8, DeniedBy)] = &[
+    ([0, 0, 0, 0], 8, DeniedBy::Special),         // "this network"
+    ([10, 0, 0, 0], 8, DeniedBy::Private),        // private
+    ([100, 64, 0, 0], 10, DeniedBy::Private),     // carrier-grade NAT
+    ([169, 254, 0, 0], 16, DeniedBy::LinkLocal),  // link-local, cloud metadata
+    ([172, 16, 0, 0], 12, DeniedBy::Private),     // private
+    ([192, 0, 0, 0], 24, DeniedBy::Special),      // IETF protocol assignments
+    ([192, 0, 2, 0], 24, DeniedBy::Special),      // documentation
+    ([192, 31, 196, 0], 24, DeniedBy::Special),   // AS112
+    ([192, 52, 193, 0], 24, DeniedBy::Special),   // AMT
+    ([192, 88, 99, 0], 24, DeniedBy::Transition), // 6to4 relay anycast
+    ([192, 168, 0, 0], 16, DeniedBy::Private),    // private
+    ([192, 175, 48, 0], 24, DeniedBy::Special),   // AS112
+    ([198, 18, 0, 0], 15, DeniedBy::Special),     // benchmarking
+    ([198, 51, 100, 0], 24, DeniedBy::Special),   // documentation
+    ([203, 0, 113, 0], 24, DeniedBy::Special),    // documentation
+    ([240, 0, 0, 0], 4, DeniedBy::Special),       // reserved
 ];
 
-/// Denied by default, as (leading segments, prefix length). IPv4-mapped addresses are not here:
-/// they are IPv4 addresses by the time anybody looks.
-pub(crate) const SPECIAL_V6: &[(&[u16], u8)] = &[
-    (&[], 96),                     // unspecified, loopback, IPv4-compatible
-    (&[0, 0, 0, 0, 0xffff], 96),   // IPv4-translated (SIIT)
-    (&[0x64, 0xff9b], 96),         // NAT64, well-known prefix
-    (&[0x64, 0xff9b, 1], 48),      // NAT64, local use
-    (&[0x100], 64),                // discard
-    (&[0x100, 0, 0, 1], 64),       // dummy prefix
-    (&[0x2001], 23),               // IETF protocol assignments, Teredo, ORCHID among them
-    (&[0x2001, 0xdb8], 32),        // documentation
-    (&[0x2002], 16),               // 6to4
-    (&[0x2620, 0x4f, 0x8000], 48), // AS112
-    (&[0x3fff], 20),               // documentation
-    (&[0x5f00], 16),               // segment routing identifiers
-    (&[0xfc00], 7),                // unique local
-    (&[0xfe80], 10),               // link-local
-    (&[0xfec0], 10),               // site-local
-    (&[0xff00], 8),                // multicast
+/// Denied by default, as (leading segments, prefix length, kind). IPv4-mapped addresses are not
+/// here: they are IPv4 addresses by the time anybody looks.
+pub(crate) const SPECIAL_V6: &[(&[u16], u8, DeniedBy)] = &[
+    (&[], 96, DeniedBy::Transition), // IPv4-compatible; unspecified and loopback are `never`
+    (&[0, 0, 0, 0, 0xffff], 96, DeniedBy::Transition), // IPv4-translated (SIIT)
+    (&[0x64, 0xff9b], 96, DeniedBy::Transition), // NAT64, well-known prefix
+    (&[0x64, 0xff9b, 1], 48, DeniedBy::Transition), // NAT64, local use
+    (&[0x100], 64, DeniedBy::Special), // discard
+    (&[0x100, 0, 0, 1], 64, DeniedBy::Special), // dummy prefix
+    (&[0x2001], 23, DeniedBy::Special), // IETF protocol assignments, ORCHID among them
+    (&[0x2001, 0], 32, DeniedBy::Transition), // Teredo
+    (&[0x2001, 0xdb8], 32, DeniedBy::Special), // documentation
+    (&[0x2002], 16, DeniedBy::Transition), // 6to4
+    (&[0x2620, 0x4f, 0x8000], 48, DeniedBy::Special), // AS112
+    (&[0x3fff], 20, DeniedBy::Special), // documentation
+    (&[0x5f00], 16, DeniedBy::Special), // segment routing identifiers
+    (&[0xfc00], 7, DeniedBy::Private), // unique local
+    (&[0xfe80], 10, DeniedBy::LinkLocal), // link-local
+    (&[0xfec0], 10, DeniedBy::LinkLocal), // site-local
 ];
 
 /// IPv4 addresses that a packet to this IPv6 address may end at: those written into it by
@@ -62,8 +161,15 @@ pub(crate) fn embedded(ip: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
             [last, None]
         }
         // RFC 8215: prefixes of any length inside; RFC 6052 §2.2 puts the bits of a /48 around
-        // the byte of zeros, those of a /96 at the end.
-        [0x64, 0xff9b, 1, ..] => [v4(d, (e & 0xff) << 8 | f >> 8), last],
+        // the byte of zeros, those of a /96 at the end. Zeros are the other one's padding.
+        [0x64, 0xff9b, 1, ..] => {
+            let around = v4(d, (e & 0xff) << 8 | f >> 8);
+            match (around, last) {
+                (Some(Ipv4Addr::UNSPECIFIED), last) => [last, None],
+                (around, Some(Ipv4Addr::UNSPECIFIED)) => [around, None],
+                both => [both.0, both.1],
+            }
+        }
         [0x2002, high, low, ..] => [v4(high, low), None],
         // Server, and client with its bits inverted.
         [0x2001, 0, high, low, ..] => [v4(high, low), v4(!g, !h)],

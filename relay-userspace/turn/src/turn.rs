@@ -17,9 +17,8 @@ use crate::police::Rate;
 use crate::ports::{Place, Ports};
 use crate::reservation::{Token, Tokens};
 use crate::tables::{KeyedHash, Tables};
-use crate::throttle::Throttle;
 use crate::timers::Timers;
-use crate::{Config, Discovery, DropReason, Input, Limits, Now, Output, Snapshot};
+use crate::{Config, Discovery, DropReason, Input, Ledger, Limits, Now, Output, Snapshot};
 
 /// A TURN server.
 pub struct Turn {
@@ -28,7 +27,7 @@ pub struct Turn {
     pub(crate) realm: String,
     pub(crate) users: Users,
     pub(crate) nonces: Nonces,
-    pub(crate) throttle: Throttle,
+    pub(crate) ledger: Ledger,
     pub(crate) rate: Rate,
     pub(crate) peers: Peers,
     pub(crate) ports: Ports,
@@ -68,7 +67,7 @@ impl Turn {
             users: Users::new(&config.credentials),
             realm: config.realm.clone(),
             nonces: Nonces::new(config.nonce_key, limits.nonce_secs),
-            throttle: Throttle::new(limits.unauthenticated_replies_per_sec, hash.clone()),
+            ledger: config.ledger.clone(),
             rate: Rate::new(&limits),
             peers: Peers::new(&config),
             ports: Ports::new(&config.relay_addresses, config.relay_ports, config.relay_ports_all),

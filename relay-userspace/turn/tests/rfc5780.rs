@@ -11,7 +11,8 @@ use relay_common::wire::channel_data::ChannelRange;
 use relay_common::wire::stun::{Class, Message, Method, TransactionId};
 use relay_common::wire::writer::MessageWriter;
 use relay_turn::{
-    Config, Credentials, Discovery, Input, Limits, Now, Output, Policy, RelayAddress, Turn,
+    Config, Credentials, Discovery, Input, Ledger, Limits, Now, Output, Policy, RelayAddress,
+    Rules, Turn,
 };
 
 const CLIENT: &str = "198.51.100.7:4000";
@@ -35,7 +36,9 @@ fn server(external: Option<IpAddr>) -> Turn {
         relay_ports: 50_000..=50_009,
         relay_ports_all: 50_000..=50_009,
         channel_range: ChannelRange::Rfc8656,
-        policy: Policy::new(Vec::new(), Vec::new()),
+        policy: Policy::new(&Rules::default()).into(),
+        listeners: Vec::new(),
+        ledger: Ledger::new([3; 16]),
         limits: Limits::default(),
         nonce_key: [1; 32],
         seed: [2; 32],

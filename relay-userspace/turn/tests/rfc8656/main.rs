@@ -8,7 +8,9 @@ mod s08_refresh;
 mod s09_permission;
 mod s11_indication;
 mod s12_channel;
+mod s21_security;
 mod script;
+mod ssrf;
 mod world;
 
 /// A way to be refused or dropped that no test shows is one that nobody has seen.
@@ -21,6 +23,7 @@ fn every_error_code_and_every_drop_reason_has_a_test() {
         include_str!("s09_permission.rs"),
         include_str!("s11_indication.rs"),
         include_str!("s12_channel.rs"),
+        include_str!("s21_security.rs"),
     ]
     .concat();
     let codes = relay_turn::Code::ALL.iter().map(|code| code.name()).filter(|c| *c != "success");

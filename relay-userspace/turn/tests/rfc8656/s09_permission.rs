@@ -1,8 +1,8 @@
 //! §9 Permissions, §10 CreatePermission, and which peers the policy lets a client name.
 
 use super::script::{check, check_with, run};
-use super::world::{World, config};
-use relay_turn::{Config, Policy};
+use super::world::{World, config, policy};
+use relay_turn::{Config, Loopback, Policy, Rules};
 
 #[test]
 fn a_permission_is_for_an_address_and_lasts_five_minutes() {
@@ -92,9 +92,15 @@ fn denied_peers_are_forbidden() {
     ] {
         check(&format!("alice allocates family=6; alice permits {peer} => 403"));
     }
-    let mut lab = config();
-    lab.policy =
-        Policy::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()], vec![]);
+}
+
+#[test]
+fn loopback_has_a_switch_of_its_own() {
+    let wide = Config { policy: policy("0.0.0.0/0 ::/0 127.0.0.1/32", "").into(), ..config() };
+    check_with(wide.clone(), "alice allocates; alice permits 127.0.0.1:1 => 403");
+    check_with(wide, "alice allocates family=6; alice permits [::1]:1 => 403");
+    let rules = Rules { loopback: Loopback::Allowed, ..Rules::default() };
+    let lab = Config { policy: Policy::new(&rules).into(), ..config() };
     check_with(
         lab.clone(),
         "alice allocates; alice permits 127.0.0.1:1; alice permits 10.0.0.1:1 => 403",
@@ -108,11 +114,11 @@ fn other_addresses_of_the_machine_are_peers_only_by_a_rule() {
         "alice allocates; alice permits 13.0.0.1:1 => 403; \
          alice binds 4000 to 13.0.0.1:50001 => 403",
     );
-    let ruled = Config {
-        policy: Policy::new(vec!["13.0.0.0/24".parse().unwrap()], Vec::new()),
-        ..config()
-    };
-    check_with(ruled, "alice allocates; alice permits 13.0.0.1:1; alice sends 1 to 13.0.0.1:53");
+    let ruled = Config { policy: policy("13.0.0.0/24", "").into(), ..config() };
+    check_with(
+        ruled,
+        "alice allocates; alice permits 13.0.0.1:1 => only ok; alice sends 1 to 13.0.0.1:54",
+    );
 }
 
 #[test]
@@ -140,18 +146,36 @@ fn relay_to_relay_is_always_open_and_other_ports_of_ours_are_not() {
          alice binds 4000 to 11.0.0.1:50010 => ok",
     );
     let mut own = config();
-    own.policy = Policy::new(vec!["11.0.0.1/32".parse().unwrap()], vec![]);
+    own.policy = policy("11.0.0.1/32", "").into();
     check_with(
         own.clone(),
-        "alice allocates; alice binds 4000 to 11.0.0.1:3478; alice sends 1 on 4000",
+        "alice allocates; alice binds 4000 to 11.0.0.1:3479; alice sends 1 on 4000",
     );
-    own.policy = Policy::new(vec![], vec!["11.0.0.0/8".parse().unwrap()]);
+    own.policy = policy("", "11.0.0.0/8").into();
     check_with(
         own,
         "alice allocates; alice binds 4000 to 11.0.0.1:3478 => 403; alice permits 11.0.0.1:1",
     );
     check("alice allocates; alice permits bob; alice sends 1 to 9.9.9.1:0 => peer_denied");
     check("alice allocates; alice binds 4000 to 9.9.9.1:0 => 403");
+}
+
+#[test]
+fn where_the_server_itself_listens_there_is_no_peer_whatever_is_allowed() {
+    let mut open = config();
+    open.policy = policy("11.0.0.0/8 13.0.0.0/8", "").into();
+    open.listeners.push("0.0.0.0:9641".parse().unwrap());
+    for listener in ["11.0.0.1:3478", "13.0.0.1:53", "13.0.0.1:9641", "11.0.0.1:9641"] {
+        check_with(
+            open.clone(),
+            &format!(
+                "alice allocates; alice binds 4000 to {listener} => 403; \
+                 alice permits {listener} => ok; alice sends 1 to {listener} => peer_denied; \
+                 peer {listener} sends 1 to alice => peer_denied"
+            ),
+        );
+    }
+    check_with(open, "alice allocates; alice binds 4000 to 13.0.0.2:9641 => ok");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use relay_common::wire::attribute::{AttributeType, Icmp};
 use relay_common::wire::stun::{Class, Method, TransactionId};
 use relay_common::wire::writer::MessageWriter;
-use relay_turn::Config;
+use relay_turn::{Config, Ledger};
 
 use super::world::{NS_PER_SEC, Opens, REALM, Signed, World, config, md5};
 
@@ -19,9 +19,9 @@ pub(crate) fn check(script: &str) {
     check_with(config(), script);
 }
 
-/// Runs a script against a server of another configuration.
+/// Runs a script against a server of another configuration, with a ledger of its own.
 pub(crate) fn check_with(config: Config, script: &str) {
-    let mut world = World::new(config);
+    let mut world = World::new(Config { ledger: Ledger::new([4; 16]), ..config });
     run(&mut world, script);
 }
 

@@ -12,8 +12,8 @@ use relay_common::addr::{
 use relay_common::wire::attribute::{self, AttributeType, Icmp};
 use relay_common::wire::stun::{Class, Fingerprint, Message, Method};
 use relay_turn::{
-    AllocationId, Binding, Config, Credentials, DropReason, IcmpOutcome, Input, Limits, Now,
-    Output, Permission, Policy, RelayAddress, Snapshot, Turn,
+    AllocationId, Binding, Config, Credentials, DropReason, IcmpOutcome, Input, Ledger, Limits,
+    Listed, Now, Output, Permission, Policy, Refusal, RelayAddress, Rules, Snapshot, Turn,
 };
 
 pub(crate) const NS_PER_SEC: u64 = 1_000_000_000;
@@ -44,7 +44,9 @@ pub(crate) fn config() -> Config {
         relay_ports: 50_000..=50_009,
         relay_ports_all: 50_000..=50_019,
         channel_range: relay_common::wire::channel_data::ChannelRange::Rfc8656,
-        policy: Policy::new(Vec::new(), vec!["9.9.9.66/32".parse().unwrap()]),
+        policy: policy("", "9.9.9.66/32").into(),
+        listeners: vec!["11.0.0.1:3478".parse().unwrap(), "13.0.0.1:53".parse().unwrap()],
+        ledger: Ledger::new([4; 16]),
         limits: Limits {
             allocations_max: 4,
             permissions_per_allocation_max: 3,
@@ -56,6 +58,18 @@ pub(crate) fn config() -> Config {
         seed: [2; 32],
         discoveries: Vec::new(),
     }
+}
+
+/// The server's config with other limits.
+pub(crate) fn limited(limits: Limits) -> Config {
+    Config { limits, ..config() }
+}
+
+/// Networks that may be reached, and may not.
+pub(crate) fn policy(allow: &str, deny: &str) -> Policy {
+    let listed = |text: &str| Listed { network: text.parse().unwrap(), line: 0 };
+    let all = |list: &str| list.split_whitespace().map(listed).collect();
+    Policy::new(&Rules { allow: all(allow), deny: all(deny), ..Rules::default() })
 }
 
 /// What the driver does with `OpenRelay`.
@@ -86,7 +100,11 @@ pub(crate) struct World {
     waiting: Vec<AllocationId>,
     /// What the answer to an Allocate request must be like.
     answers: BTreeMap<AllocationId, Signed>,
-    installed: BTreeMap<(AllocationId, u16), Binding>,
+    pub(crate) installed: BTreeMap<(AllocationId, u16), Binding>,
+    /// By which rules or quotas requests were refused.
+    pub(crate) refused: Vec<String>,
+    /// The reason phrase of the last reply.
+    pub(crate) phrase: String,
     pub(crate) permitted: BTreeMap<(AllocationId, IpAddr), Permission>,
     expiry_ns: BTreeMap<AllocationId, u64>,
     relayed_ips: BTreeSet<std::net::IpAddr>,
@@ -116,6 +134,8 @@ impl World {
             waiting: Vec::new(),
             answers: BTreeMap::new(),
             installed: BTreeMap::new(),
+            refused: Vec::new(),
+            phrase: String::new(),
             permitted: BTreeMap::new(),
             expiry_ns: BTreeMap::new(),
             relayed_ips,
@@ -321,11 +341,8 @@ impl World {
                 let (its, of_all) = (permission.deadline_ns, permission.allocation_deadline_ns);
                 format!("permit {} {}/{}", permission.peer, self.left(its), self.left(of_all))
             }
-            Output::Forbid(permission) => {
-                let key = (permission.allocation, permission.peer);
-                assert!(self.permitted.remove(&key).is_some());
-                format!("forbid {}", permission.peer)
-            }
+            Output::Forbid(permission) => self.forbid(&permission),
+            Output::Refused(refusal) => return self.note(&refusal),
             Output::Withdraw(binding) => {
                 let number = binding.number.value();
                 assert!(self.installed.remove(&(binding.allocation, number)).is_some());
@@ -333,6 +350,18 @@ impl World {
             }
         };
         vec![text]
+    }
+
+    /// For the log: nothing that is seen on the wire.
+    fn note(&mut self, refusal: &Refusal) -> Vec<String> {
+        self.refused.push(refusal.to_string());
+        Vec::new()
+    }
+
+    fn forbid(&mut self, permission: &Permission) -> String {
+        let key = (permission.allocation, permission.peer);
+        assert!(self.permitted.remove(&key).is_some());
+        format!("forbid {}", permission.peer)
     }
 
     /// Seconds until a deadline.
@@ -393,7 +422,9 @@ impl World {
         assert_eq!(message.fingerprint(), expected, "answered as asked");
         assert_eq!(message.transaction_id(), super::script::transaction(signed.transaction));
         let value = |kind| message.attribute(kind);
-        let code = value(AttributeType::ERROR_CODE).map(|v| attribute::error_code(v).unwrap().0);
+        let code = value(AttributeType::ERROR_CODE).map(|v| attribute::error_code(v).unwrap());
+        self.phrase = code.map_or(String::new(), |(_, phrase)| phrase.to_owned());
+        let code = code.map(|(code, _)| code);
         assert_eq!(code.is_none(), message.class() == Class::Success);
         match (message.integrity(), signed.key) {
             (Some(integrity), Some(key)) => {
