@@ -244,7 +244,7 @@ fn a_denied_peer_names_the_setting() {
         assert_eq!(run.code(), Some(3));
         let message = format!("{method} refused: 403");
         assert!(run.stderr().contains(&message), "{}", run.stderr());
-        assert!(run.stderr().contains("[peers] allow = [\"127.0.0.1/32\"]"), "{}", run.stderr());
+        assert!(run.stderr().contains("[peers] allow_loopback = true"), "{}", run.stderr());
     }
 }
 

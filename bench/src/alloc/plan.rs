@@ -194,8 +194,8 @@ impl fmt::Display for Explained<'_> {
             TurnFailure::Refused { method, code: 403, reason, peer } => write!(
                 f,
                 "{} refused: 403 {reason}. The server denies the peer {peer}: allow it there \
-                 (turnpike: [peers] allow; coturn: --allowed-peer-ip, or --allow-loopback-peers \
-                 for loopback), or name one that it allows (--peer)",
+                 (turnpike: [peers] allow; coturn: --allowed-peer-ip; for loopback: \
+                 allow_loopback, --allow-loopback-peers), or name one that it allows (--peer)",
                 failure::name(*method)
             ),
             TurnFailure::Refused { method, code: code @ (440 | 443), reason, peer } => write!(

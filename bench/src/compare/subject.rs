@@ -232,7 +232,9 @@ fn turnpike(mode: &str, threads: usize) -> String {
          [auth]\nusers = {{ {USER} = \"{PASSWORD}\" }}\n\n\
          [datapath]\nmode = \"{mode}\"\npin = \"off\"\n\n\
          [peers]\nallow = [\"{NETWORK}\"]\n\n\
-         [limits]\nallocations_max = 65536\nunauthenticated_replies_per_sec = 1000000\n\n\
+         [limits]\nallocations_max = 65536\nuser_allocations_max = 0\n\
+         source_allocations_max = 0\nnew_peers_per_sec = 0\n\
+         unauthenticated_replies_per_sec = 1000000\n\n\
          [workers]\nshards = {threads}\n\n[log]\nlevel = \"warn\"\n"
     )
 }

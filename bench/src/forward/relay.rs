@@ -141,7 +141,9 @@ fn configuration(rig: &Rig, shards: usize) -> String {
          [auth]\nusers = {{ {USER} = \"{PASSWORD}\" }}\n\n\
          [datapath]\nmode = \"native\"\n\n\
          [peers]\nallow = [\"{NETWORK}\"]\n\n\
-         [limits]\nallocations_max = 65536\nunauthenticated_replies_per_sec = 1000000\n\n\
+         [limits]\nallocations_max = 65536\nuser_allocations_max = 0\n\
+         source_allocations_max = 0\nnew_peers_per_sec = 0\n\
+         unauthenticated_replies_per_sec = 1000000\n\n\
          [workers]\nshards = {shards}\n\n[log]\nlevel = \"warn\"\n"
     )
 }

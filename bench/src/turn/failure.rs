@@ -128,13 +128,17 @@ fn hint(f: &mut fmt::Formatter<'_>, method: Method, code: u16, peer: PeerAddr) -
     match code {
         403 => {
             let bits = if peer.family() == Family::V4 { 32 } else { 128 };
+            let (turnpike, coturn) = match peer.ip() {
+                ip if ip.is_loopback() => {
+                    ("allow_loopback = true".to_owned(), "--allow-loopback-peers")
+                }
+                ip => (format!("allow = [\"{ip}/{bits}\"]"), "--allowed-peer-ip"),
+            };
             write!(
                 f,
-                ". The server denies the peer {peer}: allow it there (turnpike: [peers] allow = \
-                 [\"{}/{bits}\"]; coturn: --allowed-peer-ip, or --allow-loopback-peers for \
-                 loopback), or put the peer elsewhere (--peer-bind, or relay-bench echo with \
-                 --peer)",
-                peer.ip()
+                ". The server denies the peer {peer}: allow it there (turnpike: [peers] \
+                 {turnpike}; coturn: {coturn}), or put the peer elsewhere (--peer-bind, or \
+                 relay-bench echo with --peer)"
             )
         }
         437 if method == Method::ALLOCATE => f.write_str(

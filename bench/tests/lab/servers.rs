@@ -50,6 +50,7 @@ impl Setting {
              [peers]\nallow = [\"10.77.0.0/16\", \"fd77::/16\"]\n\
              [metrics]\nlisten = \"{ADMIN}\"\n\
              [limits]\nallocations_max = {allocations_max}\n\
+             user_allocations_max = 0\nsource_allocations_max = 0\nnew_peers_per_sec = 0\n\
              lifetime_secs_default = {lifetime_secs}\n\
              unauthenticated_replies_per_sec = 1000000\n\
              [workers]\nshards = {shards}\n\
