@@ -96,6 +96,16 @@ impl Client {
         success(&self.request(Method::CHANNEL_BIND, &attributes, Some(peer)));
     }
 
+    /// Asks for a permission or a channel that is not to be had; the error code.
+    pub(crate) fn refusal(&mut self, method: Method, peer: SocketAddr) -> Option<u16> {
+        let number = [CHANNEL.to_be_bytes(), [0, 0]].concat();
+        let attributes = [(AttributeType::CHANNEL_NUMBER, number)];
+        let answer = self.request(method, &attributes, Some(peer));
+        let message = Message::parse(&answer).unwrap();
+        let code = message.attribute(AttributeType::ERROR_CODE).and_then(error_code);
+        code.map(|(code, _)| code)
+    }
+
     /// Sends on the channel.
     pub(crate) fn send(&self, data: &[u8]) {
         let length = u16::try_from(data.len()).unwrap();
@@ -166,7 +176,7 @@ impl Client {
         attributes: &[(AttributeType, Vec<u8>)],
         peer: Option<SocketAddr>,
     ) -> Vec<u8> {
-        self.requests += 1;
+        self.requests = self.requests.wrapping_add(1);
         let transaction = TransactionId([self.requests; 12]);
         let mut buffer = [0; 512];
         let mut writer = MessageWriter::new(&mut buffer, Class::Request, method, transaction);

@@ -17,6 +17,7 @@ mod pins;
 mod relay;
 mod relaying;
 mod robustness;
+mod ssrf;
 mod start_up;
 mod topology;
 mod wait;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         lifecycle::TESTS,
         pins::TESTS,
         robustness::TESTS,
+        ssrf::TESTS,
         start_up::TESTS,
     ];
     let trials = groups.into_iter().flatten().map(|(name, needs, body)| {

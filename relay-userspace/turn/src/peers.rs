@@ -57,29 +57,31 @@ impl Peers {
     }
 
     /// Whether a permission may be given for an address. Our own is one: which of its ports are
-    /// peers is decided where there is a port. The machine's other addresses need a rule.
+    /// peers is decided where there is a port. The machine's other addresses need a rule each.
     pub(crate) fn permit(&self, inside: IpAddr) -> Result<(), Denial> {
         if self.is_own(inside) {
             return Ok(());
         }
         match self.policy.verdict(inside) {
-            Verdict::Allowed => Ok(()),
-            Verdict::Unnamed if self.other.contains(&inside) => Err(Denial::of(DeniedBy::Own)),
-            Verdict::Unnamed => Ok(()),
             Verdict::Denied(denial) => Err(denial),
+            Verdict::AllowedByName => Ok(()),
+            Verdict::Unnamed | Verdict::Allowed if self.other.contains(&inside) => {
+                Err(Denial::of(DeniedBy::Own))
+            }
+            Verdict::Unnamed | Verdict::Allowed => Ok(()),
         }
     }
 
     /// Whether a port of an address for which a permission may be given is a peer. Of our own
     /// addresses, those are the ports that relayed transport addresses have: every other one is
-    /// a service of the machine, and only a rule of the configuration opens it; where this server
-    /// itself listens, nothing does.
+    /// a service of the machine, and only a rule for this one address opens it: one for the
+    /// network around it was not meant for it. Where this server itself listens, nothing does.
     pub(crate) fn reach(&self, inside: PeerAddr) -> Result<(), Denial> {
         if inside.port() == 0 {
             return Err(Denial::of(DeniedBy::PortZero));
         }
         let is_relayed = || self.own_ports.contains(&inside.port());
-        let is_allowed = || self.policy.verdict(inside.ip()) == Verdict::Allowed;
+        let is_allowed = || self.policy.verdict(inside.ip()) == Verdict::AllowedByName;
         let is_closed = self.is_own(inside.ip()) && !is_relayed() && !is_allowed();
         if is_closed || self.is_listener(inside) {
             return Err(Denial::of(DeniedBy::Own));

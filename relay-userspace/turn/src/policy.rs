@@ -11,7 +11,8 @@ use crate::trie::Trie;
 /// What the configuration says of peers.
 #[derive(Clone, Default, Debug)]
 pub struct Rules {
-    /// Networks that may be reached although they are special-purpose.
+    /// Networks that may be reached although they are special-purpose; single addresses although
+    /// they are the machine's own.
     pub allow: Vec<Listed>,
     /// Networks that may not be reached.
     pub deny: Vec<Listed>,
@@ -60,6 +61,9 @@ pub(crate) enum Verdict {
     Unnamed,
     /// Allowed, by a rule of the configuration.
     Allowed,
+    /// Allowed, by a rule of the configuration for this address alone, or by the switch for
+    /// loopback: also if it is one of the machine's.
+    AllowedByName,
     /// Denied.
     Denied(Denial),
 }
@@ -83,11 +87,13 @@ impl Policy {
             policy.deny(Ipv6Addr::from(segments).into(), *prefix, *by, None);
         }
         if rules.loopback == Loopback::Allowed {
-            policy.insert(Ipv4Addr::LOCALHOST.into(), 8, Verdict::Allowed);
-            policy.insert(Ipv6Addr::LOCALHOST.into(), 128, Verdict::Allowed);
+            policy.insert(Ipv4Addr::LOCALHOST.into(), 8, Verdict::AllowedByName);
+            policy.insert(Ipv6Addr::LOCALHOST.into(), 128, Verdict::AllowedByName);
         }
         for Listed { network, .. } in &rules.allow {
-            policy.insert(network.network(), network.prefix_len(), Verdict::Allowed);
+            let is_one = network.prefix_len() == network.max_prefix_len();
+            let verdict = if is_one { Verdict::AllowedByName } else { Verdict::Allowed };
+            policy.insert(network.network(), network.prefix_len(), verdict);
         }
         for Listed { network, line } in &rules.deny {
             let line = (*line != 0).then_some(*line);
@@ -111,7 +117,7 @@ impl Policy {
             IpAddr::V6(ip) => {
                 let denied = |inside: Ipv4Addr| match self.verdict_v4(inside) {
                     Verdict::Denied(denial) => Some(denial),
-                    Verdict::Unnamed | Verdict::Allowed => None,
+                    Verdict::Unnamed | Verdict::Allowed | Verdict::AllowedByName => None,
                 };
                 let inside = || embedded(ip).find_map(denied);
                 match self.always_denied(ip.into()).or_else(inside) {
@@ -256,7 +262,7 @@ mod tests {
         let policy = policy("10.0.0.0/8", "9.0.0.0/8 10.1.0.0/16 2a00::/16 ::ffff:8.8.8.0/120");
         let said = |ip: &str| match policy.verdict(ip.parse().unwrap()) {
             Verdict::Denied(denial) => (denial.to_string(), denial.line),
-            Verdict::Unnamed | Verdict::Allowed => panic!("{ip}"),
+            other => panic!("{ip}: {other:?}"),
         };
         assert_eq!(said("10.1.2.3"), ("configured 10.1.0.0/16".to_owned(), Some(2)));
         assert_eq!(said("2a00::1"), ("configured 2a00::/16".to_owned(), Some(3)));

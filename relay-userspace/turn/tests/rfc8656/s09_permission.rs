@@ -114,7 +114,12 @@ fn other_addresses_of_the_machine_are_peers_only_by_a_rule() {
         "alice allocates; alice permits 13.0.0.1:1 => 403; \
          alice binds 4000 to 13.0.0.1:50001 => 403",
     );
-    let ruled = Config { policy: policy("13.0.0.0/24", "").into(), ..config() };
+    let around = Config { policy: policy("13.0.0.0/24", "").into(), ..config() };
+    check_with(
+        around,
+        "alice allocates; alice permits 13.0.0.1:1 => 403; alice permits 13.0.0.2:1",
+    );
+    let ruled = Config { policy: policy("13.0.0.1/32", "").into(), ..config() };
     check_with(
         ruled,
         "alice allocates; alice permits 13.0.0.1:1 => only ok; alice sends 1 to 13.0.0.1:54",
@@ -151,6 +156,8 @@ fn relay_to_relay_is_always_open_and_other_ports_of_ours_are_not() {
         own.clone(),
         "alice allocates; alice binds 4000 to 11.0.0.1:3479; alice sends 1 on 4000",
     );
+    own.policy = policy("11.0.0.0/24", "").into();
+    check_with(own.clone(), "alice allocates; alice binds 4000 to 11.0.0.1:3479 => 403");
     own.policy = policy("", "11.0.0.0/8").into();
     check_with(
         own,
@@ -163,7 +170,7 @@ fn relay_to_relay_is_always_open_and_other_ports_of_ours_are_not() {
 #[test]
 fn where_the_server_itself_listens_there_is_no_peer_whatever_is_allowed() {
     let mut open = config();
-    open.policy = policy("11.0.0.0/8 13.0.0.0/8", "").into();
+    open.policy = policy("11.0.0.1/32 13.0.0.1/32 13.0.0.2/32", "").into();
     open.listeners.push("0.0.0.0:9641".parse().unwrap());
     for listener in ["11.0.0.1:3478", "13.0.0.1:53", "13.0.0.1:9641", "11.0.0.1:9641"] {
         check_with(
