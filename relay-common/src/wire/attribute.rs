@@ -55,6 +55,8 @@ impl AttributeType {
     pub const RESPONSE_PORT: Self = Self(0x0027);
     /// ADDITIONAL-ADDRESS-FAMILY (RFC 8656 §18.11).
     pub const ADDITIONAL_ADDRESS_FAMILY: Self = Self(0x8000);
+    /// ADDRESS-ERROR-CODE (RFC 8656 §18.12).
+    pub const ADDRESS_ERROR_CODE: Self = Self(0x8001);
     /// ICMP (RFC 8656 §18.13).
     pub const ICMP: Self = Self(0x8004);
     /// SOFTWARE (RFC 8489 §14.14).

@@ -11,6 +11,7 @@ use super::stun::{
     ATTRIBUTE_HEADER_BYTES, Class, HEADER_BYTES, INTEGRITY_BYTES, MAGIC_COOKIE, Method,
     TransactionId, fingerprint, header_with_length, message_type,
 };
+use crate::addr::Family;
 
 /// The buffer cannot hold the message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,6 +116,17 @@ impl<'a> MessageWriter<'a> {
         self.pad(reason.len());
     }
 
+    /// ADDRESS-ERROR-CODE (RFC 8656 §18.12), without a reason phrase: `code` is 300–699.
+    pub fn address_error_code(&mut self, family: Family, code: u16) {
+        let family = match family {
+            Family::V4 => 0x01,
+            Family::V6 => 0x02,
+        };
+        let class = u8::try_from(code / 100).unwrap_or(0) & 0x07;
+        let number = u8::try_from(code % 100).unwrap_or(0);
+        self.attribute(AttributeType::ADDRESS_ERROR_CODE, &[family, 0, class, number]);
+    }
+
     /// UNKNOWN-ATTRIBUTES (RFC 8489 §14.9).
     pub fn unknown_attributes(&mut self, kinds: &[AttributeType]) {
         self.begin(AttributeType::UNKNOWN_ATTRIBUTES, kinds.len() * 2);
@@ -203,6 +215,7 @@ mod tests {
         w.xor_address(AttributeType::XOR_MAPPED_ADDRESS, "192.0.2.1:32853".parse().unwrap());
         w.xor_address(AttributeType::XOR_PEER_ADDRESS, "[2001:db8::1]:1".parse().unwrap());
         w.icmp(Icmp { kind: 11, code: 1, data: 7 });
+        w.address_error_code(Family::V6, 440);
         w.integrity(|header, body| {
             assert_eq!(usize::from(header[3]), body.len() + 24);
             [0xAA; 20]
@@ -230,6 +243,7 @@ mod tests {
         assert_eq!(addr(AttributeType::XOR_PEER_ADDRESS), Some("[2001:db8::1]:1".parse().unwrap()));
         let icmp = attribute::Icmp::parse(value(AttributeType::ICMP));
         assert_eq!(icmp, Some(Icmp { kind: 11, code: 1, data: 7 }));
+        assert_eq!(value(AttributeType::ADDRESS_ERROR_CODE), [2, 0, 4, 40]);
         assert_eq!(message.integrity().unwrap().mac, &[0xAA; 20]);
         assert_eq!(message.fingerprint(), Fingerprint::Valid);
         buffer[21] ^= 1;
