@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 
 use tracing::debug;
 
-use crate::ring::Token;
-use crate::sockets::{self, IcmpErrors, Queued};
+use crate::ring::{Queued, Token};
+use crate::sockets::{self, IcmpErrors};
 
 /// Errors of one socket in a window. A client is told of fewer.
 const PER_SOCKET: u32 = 64;

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use relay_common::addr::ServerAddr;
+use relay_common::addr::{Family, ServerAddr};
 use relay_common::wire::channel_data::ChannelRange;
 use relay_turn::{Credentials, Ledger, Limits, Policy, RelayAddress, Rules, Turn};
 use rustix::event::{EventfdFlags, eventfd};
@@ -30,6 +30,7 @@ use crate::config::{Config, Mode as WantedMode, Pin};
 use crate::datapath::{
     self, Answering, DatapathError, Interface, Kernel, Mode, Pins, PinsError, Settings,
 };
+use crate::hints::Hints;
 use crate::interfaces::Interfaces;
 use crate::metrics::{Exporter, Process};
 use crate::scrape::{Relay, ShardHandle};
@@ -66,7 +67,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     }
     let place = place(&config).await?;
     check_addresses(&place).await?;
-    raise_descriptor_limit(&config);
+    raise_descriptor_limit(&config, &place);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
 
@@ -188,19 +189,22 @@ async fn until_free(addr: SocketAddr) -> io::Result<()> {
     sockets::bind(addr, Sharing::Exclusive).map(drop)
 }
 
-fn raise_descriptor_limit(config: &Config) {
+fn raise_descriptor_limit(config: &Config, place: &Place) {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         warn!(%error, "the limit of open files cannot be raised");
     }
-    let wanted = u64::from(config.limits.allocations_max) + DESCRIPTORS_SPARE;
+    let has = |family| place.relays.iter().any(|relay| Family::of(*relay) == family);
+    let families: u64 = Family::ALL.map(|family| u64::from(has(family))).iter().sum();
+    let wanted = families * u64::from(config.limits.allocations_max) + DESCRIPTORS_SPARE;
     let have = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     if have < wanted {
         warn!(
             have,
             wanted,
-            "each allocation needs an open file: raise LimitNOFILE or lower allocations_max"
+            "each allocation needs an open file for each address family: raise LimitNOFILE or \
+             lower allocations_max"
         );
     }
 }
@@ -311,6 +315,7 @@ fn start_shards(
     // All sockets of an address exist before the first receives: SO_REUSEPORT chooses by their
     // number, and a 5-tuple must stay on its shard.
     let mut listeners = bind_listeners(place, slices.len())?;
+    let hints = Arc::new(Hints::default());
     let (ready, started) = mpsc::channel();
     let (mut shards, mut threads) = (Vec::new(), Vec::new());
     for (index, ports) in (0..count).zip(slices) {
@@ -321,6 +326,7 @@ fn start_shards(
             turn: Turn::new(turn_config),
             listeners: std::mem::take(&mut listeners[index as usize]),
             kernel: kernel.cloned(),
+            hints: Arc::clone(&hints),
             commands: receiver,
             wake: wake.try_clone().context("eventfd")?,
         };

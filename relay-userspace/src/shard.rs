@@ -1,29 +1,35 @@
 //! One thread of the relay: one `Turn`, one io_uring, its sockets. Every table has this one
 //! writer. Decides nothing: it carries inputs in and executes outputs in order.
 
+mod errors;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::Duration;
 
 use relay_common::abi::{Count, Direction};
-use relay_common::addr::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport};
-use relay_turn::{AllocationId, Input, Now, Output, Snapshot, Turn};
+use relay_common::addr::{
+    ClientAddr, Family, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport,
+};
+use relay_turn::{AllocationId, Fragments, Input, Now, Output, Turn};
 use tokio::sync::oneshot;
 use tracing::{debug, error};
 
 use crate::clock;
 use crate::datapath::Kernel;
+use crate::hints::Hints;
 use crate::icmp::{self, Budget};
 use crate::refusals::Refusals;
-use crate::ring::{Datagram, Event, Frame, Losses, Ring, Socket, Token};
-use crate::sockets::{self, IcmpErrors, Queued, Sharing};
-
-/// A token below this is a listening socket's index; above, an allocation.
-const RELAY_TOKEN: u64 = 1 << 55;
+use crate::relays::Relays;
+pub(crate) use crate::report::Report;
+use crate::ring::{Datagram, Event, Frame, Ring, Socket, Token};
+use crate::sockets::{self, IcmpErrors, Sharing};
+use errors::Whole;
 
 /// Asked of a shard from outside.
 pub(crate) enum Command {
@@ -31,37 +37,6 @@ pub(crate) enum Command {
     Report(oneshot::Sender<Report>),
     /// Withdraw everything, close every socket, end the thread.
     Close,
-}
-
-/// A shard's counters.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Report {
-    /// Of the state machine.
-    pub(crate) turn: Snapshot,
-    ring: Losses,
-    hop_limit: u64,
-    /// How often a relayed address's ICMP errors became too many to be read.
-    pub(crate) icmp_muted: u64,
-}
-
-impl Report {
-    /// Adds what another shard counted.
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.turn.add(&other.turn);
-        self.ring.add(other.ring);
-        self.hop_limit += other.hop_limit;
-        self.icmp_muted += other.icmp_muted;
-    }
-
-    /// Datagrams lost outside the state machine, by the name of the reason in metrics.
-    pub(crate) const fn losses(&self) -> [(&'static str, u64); 4] {
-        [
-            ("unusable", self.ring.unusable),
-            ("send_queue_full", self.ring.send_queue_full),
-            ("send_error", self.ring.send_errors),
-            ("hop_limit", self.hop_limit),
-        ]
-    }
 }
 
 /// What a shard is made of.
@@ -72,6 +47,8 @@ pub(crate) struct Parts {
     pub(crate) listeners: Vec<(ServerAddr, OwnedFd)>,
     /// The kernel's datapath, when there is one.
     pub(crate) kernel: Option<Arc<Kernel>>,
+    /// What operators are told.
+    pub(crate) hints: Arc<Hints>,
     /// Commands, each announced on `wake`.
     pub(crate) commands: Receiver<Command>,
     /// An eventfd.
@@ -84,8 +61,9 @@ struct Shard {
     listeners: Vec<(ServerAddr, OwnedFd)>,
     /// Which listening socket answers for which address.
     listener_of: HashMap<SocketAddr, usize>,
-    relays: Vec<Option<Relay>>,
+    relays: Relays,
     kernel: Option<Arc<Kernel>>,
+    hints: Arc<Hints>,
     /// Closed, but possibly named by entries that are not submitted yet: a descriptor's number
     /// must not be used again before they are.
     closing: Vec<OwnedFd>,
@@ -94,6 +72,7 @@ struct Shard {
     icmp: Budget,
     refusals: Refusals,
     hop_limit: u64,
+    dont_fragment: u64,
 }
 
 /// What a receiving socket is.
@@ -102,16 +81,9 @@ enum Origin {
     Relay(AllocationId),
 }
 
-/// A relayed transport address's socket.
-struct Relay {
-    allocation: AllocationId,
-    address: RelayedAddr,
-    socket: OwnedFd,
-}
-
 /// Runs a shard until it is told to close. Tells `ready` how its start went.
 pub(crate) fn run(parts: Parts, ready: Sender<io::Result<()>>) {
-    let Parts { turn, listeners, kernel, commands, wake } = parts;
+    let Parts { turn, listeners, kernel, hints, commands, wake } = parts;
     let ring = match Ring::new(wake) {
         Ok(ring) => ring,
         Err(error) => {
@@ -127,13 +99,15 @@ pub(crate) fn run(parts: Parts, ready: Sender<io::Result<()>>) {
         ring,
         listeners,
         listener_of,
-        relays: Vec::new(),
+        relays: Relays::default(),
         kernel,
+        hints,
         closing: Vec::new(),
         stopped: Vec::new(),
         icmp: Budget::default(),
         refusals: Refusals::default(),
         hop_limit: 0,
+        dont_fragment: 0,
     };
     for (index, (_, socket)) in shard.listeners.iter().enumerate() {
         shard.ring.receive(Socket { token: index as Token, fd: socket.as_raw_fd() });
@@ -158,12 +132,12 @@ impl Shard {
                     Event::Received(token, datagram) => self.received(now, token, datagram),
                     Event::Stopped(token) => self.stopped.push(token),
                     Event::Failed(token) => {
-                        self.read_errors(now, token);
+                        self.read_errors(now, token, None);
                         self.stopped.push(token);
                     }
                     Event::Unsent(token, unsent) => {
                         // While errors are left, the next try would fail as well.
-                        self.read_errors(now, token);
+                        self.read_errors(now, token, None);
                         match self.origin(token) {
                             Some((_, socket)) => self.ring.resend(socket.fd, unsent),
                             None => self.ring.give_up(unsent),
@@ -213,34 +187,8 @@ impl Shard {
             turn: self.turn.snapshot(),
             ring: self.ring.losses(),
             hop_limit: self.hop_limit,
+            dont_fragment: self.dont_fragment,
             icmp_muted: self.icmp.muted(),
-        }
-    }
-
-    /// Reads the ICMP errors that a relayed socket was told, as far as the budget goes.
-    fn read_errors(&mut self, now: Now, token: Token) {
-        while let Some((Origin::Relay(allocation), _)) = self.origin(token)
-            && let Some(Some(relay)) = self.relays.get(allocation.index as usize)
-        {
-            match self.icmp.next_error(now.monotonic_ns, token, &relay.socket) {
-                Queued::Icmp(peer, icmp) => {
-                    let peer = PeerAddr::new(peer);
-                    self.handle(now, Input::PeerIcmp { allocation, peer, icmp });
-                }
-                Queued::Other => {}
-                Queued::Nothing => return,
-            }
-        }
-    }
-
-    /// Lets muted sockets be heard again, when it is time.
-    fn listen_again(&mut self, now: Now) {
-        for token in self.icmp.over(now.monotonic_ns) {
-            if let Some((Origin::Relay(allocation), _)) = self.origin(token)
-                && let Some(Some(relay)) = self.relays.get(allocation.index as usize)
-            {
-                icmp::hear(&relay.socket, IcmpErrors::Kept);
-            }
         }
     }
 
@@ -272,11 +220,16 @@ impl Shard {
     /// on. What was opened is told afterwards, as an input of its own.
     fn drain(&mut self, now: Now, mut datagram: Option<Datagram>) {
         let mut opened = Vec::new();
+        let mut whole = None;
         while let Some(output) = self.turn.poll() {
             match output {
                 Output::Reply { five_tuple, bytes } => self.reply(&five_tuple, bytes),
-                Output::ToPeer { allocation, peer, payload } => {
-                    if let Some(socket) = self.relay_socket(allocation)
+                Output::ToPeer { allocation, peer, fragments: Fragments::Forbidden, payload } => {
+                    let of = |datagram| Whole { allocation, peer, datagram, payload };
+                    whole = datagram.take().map(of);
+                }
+                Output::ToPeer { allocation, peer, fragments: Fragments::Allowed, payload } => {
+                    if let Some(socket) = self.relays.of(allocation, peer.family())
                         && let Some(datagram) = datagram.take()
                     {
                         let frame = Frame { head: &[], payload, padding: 0 };
@@ -293,48 +246,43 @@ impl Shard {
                     }
                 }
                 Output::OpenRelay { allocation, relayed } => {
-                    opened.push((allocation, self.open(allocation, relayed)));
-                }
-                Output::CloseRelay { allocation, counts } => self.close(allocation, counts),
-                Output::Install(binding) => {
-                    if let Some(kernel) = &self.kernel {
-                        kernel.install(&binding);
-                    }
-                }
-                Output::Withdraw(binding) => {
-                    if let Some(kernel) = &self.kernel {
-                        kernel.withdraw(&binding);
-                    }
-                }
-                Output::Permit(permission) => {
-                    if let Some(kernel) = &self.kernel {
-                        kernel.permit(&permission);
-                    }
-                }
-                Output::Forbid(permission) => {
-                    if let Some(kernel) = &self.kernel {
-                        kernel.forbid(&permission);
-                    }
+                    opened.push((allocation, relayed.family(), self.open(allocation, relayed)));
                 }
                 Output::Refused(refusal) => self.refusals.tell(now, &refusal),
+                Output::CloseRelay { allocation, family } => self.close(allocation, family),
+                Output::Ended { five_tuple, counts } => self.ended(&five_tuple, counts),
+                Output::Install(binding) => self.in_kernel(|kernel| kernel.install(&binding)),
+                Output::Withdraw(binding) => self.in_kernel(|kernel| kernel.withdraw(&binding)),
+                Output::Permit(permission) => self.in_kernel(|kernel| kernel.permit(&permission)),
+                Output::Forbid(permission) => self.in_kernel(|kernel| kernel.forbid(&permission)),
+                Output::HintChannelNumber => self.hints.channel_number(now),
             }
         }
         if let Some(datagram) = datagram {
             self.ring.release(datagram);
         }
-        for (allocation, result) in opened {
+        if let Some(whole) = whole {
+            self.send_whole(now, whole);
+        }
+        for (allocation, family, result) in opened {
             let input = match result {
-                Ok(()) => Input::RelayOpened { allocation },
+                Ok(()) => Input::RelayOpened { allocation, family },
                 Err(error) => {
                     debug!(%error, "a relayed port could not be opened");
-                    Input::RelayFailed { allocation }
+                    Input::RelayFailed { allocation, family }
                 }
             };
             self.handle(now, input);
         }
     }
 
-    fn reply(&mut self, five_tuple: &FiveTuple, bytes: std::ops::Range<usize>) {
+    fn in_kernel(&self, change: impl FnOnce(&Kernel)) {
+        if let Some(kernel) = &self.kernel {
+            change(kernel);
+        }
+    }
+
+    fn reply(&mut self, five_tuple: &FiveTuple, bytes: Range<usize>) {
         if let Some(socket) = self.listener_socket(five_tuple.server) {
             self.ring.send(socket, five_tuple.client.socket(), self.turn.bytes(bytes));
         }
@@ -353,68 +301,48 @@ impl Shard {
     fn open(&mut self, allocation: AllocationId, relayed: RelayedAddr) -> io::Result<()> {
         let socket = sockets::bind(relayed.socket(), Sharing::Exclusive)?;
         icmp::hear(&socket, IcmpErrors::Kept);
-        let index = allocation.index as usize;
-        if index >= self.relays.len() {
-            self.relays.resize_with(index + 1, || None);
-        }
-        self.ring.receive(Socket { token: relay_token(allocation), fd: socket.as_raw_fd() });
-        self.relays[index] = Some(Relay { allocation, address: relayed, socket });
+        let socket = self.relays.insert(allocation, relayed.family(), socket);
+        self.ring.receive(socket);
         Ok(())
     }
 
-    /// Closes a relayed socket. `counts` is what was relayed here for its allocation.
-    fn close(&mut self, allocation: AllocationId, counts: [Count; Direction::ALL.len()]) {
-        let place = self.relays.get_mut(allocation.index as usize);
-        if let Some(relay) = place.and_then(|r| r.take_if(|r| r.allocation == allocation)) {
-            self.ring.cancel(relay_token(allocation));
-            self.closing.push(relay.socket);
-            let kernel = self.kernel.as_ref();
-            let by_kernel = kernel.map_or_else(Default::default, |k| k.end(relay.address));
-            let [to_peer, to_client] = Direction::ALL.map(|direction| {
-                let (here, there) = (counts[direction as usize], by_kernel[direction as usize]);
-                (here.packets + there.packets, here.bytes + there.bytes, there.packets)
-            });
-            debug!(
-                to_peer_packets = to_peer.0,
-                to_peer_bytes = to_peer.1,
-                to_peer_packets_xdp = to_peer.2,
-                to_client_packets = to_client.0,
-                to_client_bytes = to_client.1,
-                to_client_packets_xdp = to_client.2,
-                "an allocation ended"
-            );
+    fn close(&mut self, allocation: AllocationId, family: Family) {
+        if let Some((token, socket)) = self.relays.take(allocation, family) {
+            self.ring.cancel(token);
+            self.closing.push(socket);
         }
+    }
+
+    /// Says what an allocation relayed. `counts` is what was relayed for it here.
+    fn ended(&self, five_tuple: &FiveTuple, counts: [Count; Direction::ALL.len()]) {
+        let kernel = self.kernel.as_ref();
+        let by_kernel = kernel.map_or_else(Default::default, |kernel| kernel.end(five_tuple));
+        let [to_peer, to_client] = Direction::ALL.map(|direction| {
+            let (here, there) = (counts[direction as usize], by_kernel[direction as usize]);
+            (here.packets + there.packets, here.bytes + there.bytes, there.packets)
+        });
+        debug!(
+            to_peer_packets = to_peer.0,
+            to_peer_bytes = to_peer.1,
+            to_peer_packets_xdp = to_peer.2,
+            to_client_packets = to_client.0,
+            to_client_bytes = to_client.1,
+            to_client_packets_xdp = to_client.2,
+            "an allocation ended"
+        );
     }
 
     /// Whose socket a token names, and the socket, if it is still open.
     fn origin(&self, token: Token) -> Option<(Origin, Socket)> {
-        let index = usize::try_from(token & u64::from(u32::MAX)).ok()?;
-        if token & RELAY_TOKEN == 0 {
-            let (server, socket) = self.listeners.get(index)?;
-            let fd = socket.as_raw_fd();
-            return Some((Origin::Listener(*server), Socket { token, fd }));
+        if let Some((allocation, socket)) = self.relays.named(token) {
+            return Some((Origin::Relay(allocation), Socket { token, fd: socket.as_raw_fd() }));
         }
-        let relay = self.relays.get(index)?.as_ref()?;
-        let fd = relay.socket.as_raw_fd();
-        (relay_token(relay.allocation) == token)
-            .then_some((Origin::Relay(relay.allocation), Socket { token, fd }))
-    }
-
-    fn relay_socket(&self, allocation: AllocationId) -> Option<Socket> {
-        let relay = self.relays.get(allocation.index as usize)?.as_ref()?;
-        let token = relay_token(allocation);
-        let fd = relay.socket.as_raw_fd();
-        (relay.allocation == allocation).then_some(Socket { token, fd })
+        let (server, socket) = self.listeners.get(usize::try_from(token).ok()?)?;
+        Some((Origin::Listener(*server), Socket { token, fd: socket.as_raw_fd() }))
     }
 
     fn listener_socket(&self, server: ServerAddr) -> Option<Socket> {
         let index = *self.listener_of.get(&server.socket())?;
         Some(Socket { token: index as Token, fd: self.listeners[index].1.as_raw_fd() })
     }
-}
-
-/// An allocation's token: the index, and as much of the generation as fits.
-fn relay_token(allocation: AllocationId) -> Token {
-    let generation = u64::from(allocation.generation) & 0x007F_FFFF;
-    RELAY_TOKEN | generation << 32 | u64::from(allocation.index)
 }

@@ -1,15 +1,15 @@
 //! Opens the UDP sockets: listening ones, shared by the shards, and relayed ones. Reads the ICMP
-//! errors that a relayed one is told.
+//! errors that a relayed one is told, and sends the datagram that must not be fragmented.
 #![allow(unsafe_code, reason = "IP_RECVTTL, IP_RECVERR and the like have no safe wrapper")]
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::{io, mem};
 
-use relay_common::wire::attribute::Icmp;
+use relay_common::addr::Family;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::ring;
+use crate::ring::{self, CONTROL_BYTES, IpFields, NAME_BYTES, Queued};
 
 /// Receive and send buffer of a listening socket, bytes; the kernel caps it at
 /// `net.core.rmem_max` and `wmem_max`.
@@ -78,17 +78,6 @@ pub(crate) fn set_icmp_errors(socket: &OwnedFd, errors: IcmpErrors) -> io::Resul
     set(&socket, option, libc::c_int::from(errors == IcmpErrors::Kept))
 }
 
-/// What a socket's error queue holds next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Queued {
-    /// An ICMP error about a datagram that was sent to the address.
-    Icmp(SocketAddr, Icmp),
-    /// Something else.
-    Other,
-    /// Nothing more.
-    Nothing,
-}
-
 /// Takes the next error out of a socket's error queue. While errors are left behind it, the
 /// socket's next use fails again.
 pub(crate) fn next_error(socket: &OwnedFd) -> Queued {
@@ -96,7 +85,7 @@ pub(crate) fn next_error(socket: &OwnedFd) -> Queued {
     #[repr(C, align(8))]
     struct Control([u8; 256]);
     let mut control = Control([0; 256]);
-    let mut name = [0u8; size_of::<libc::sockaddr_in6>()];
+    let mut name = [0u8; NAME_BYTES];
     // SAFETY: a msghdr is integers and pointers, for which zero is a value.
     let mut header: libc::msghdr = unsafe { mem::zeroed() };
     header.msg_name = name.as_mut_ptr().cast();
@@ -110,13 +99,50 @@ pub(crate) fn next_error(socket: &OwnedFd) -> Queued {
         return Queued::Nothing;
     }
     let control = control.0.get(..header.msg_controllen).unwrap_or_default();
-    ring::read_icmp(&name, control).map_or(Queued::Other, |(to, icmp)| Queued::Icmp(to, icmp))
+    ring::read_error(&name, control)
+}
+
+/// Sends a datagram over IPv4 that leaves with DF set, or not at all. No control message carries
+/// that wish, so the socket is told for as long as the call takes: whatever else it sends is
+/// handed to the kernel before or after, by the same thread.
+///
+/// # Errors
+/// `EMSGSIZE` for one that is too big for the link, which [`next_error`] has more about; what the
+/// socket was told by the network about an earlier one; a full send buffer.
+pub(crate) fn send_whole(
+    socket: &OwnedFd,
+    to: SocketAddr,
+    fields: IpFields,
+    bytes: &[u8],
+) -> io::Result<()> {
+    /// Aligned as a `cmsghdr` is.
+    #[repr(C, align(8))]
+    struct Control([u8; CONTROL_BYTES]);
+    let mut control = Control([0; CONTROL_BYTES]);
+    let mut name = [0u8; NAME_BYTES];
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: a msghdr is integers and pointers, for which zero is a value.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    header.msg_namelen = ring::write_name(&mut name, to);
+    header.msg_name = name.as_mut_ptr().cast();
+    header.msg_controllen = ring::write_control(&mut control.0, Family::of(to.ip()), fields);
+    header.msg_control = control.0.as_mut_ptr().cast();
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    let option = (libc::SOL_IP, libc::IP_MTU_DISCOVER);
+    set(&SockRef::from(socket), option, libc::IP_PMTUDISC_PROBE)?;
+    // SAFETY: the descriptor is open; name, control, part and what it points to outlive the call,
+    // and their lengths are in the header. Sending writes to none of them.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT) };
+    let result = if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+    set(&SockRef::from(socket), option, libc::IP_PMTUDISC_OMIT)?;
+    result
 }
 
 const INT_BYTES: libc::socklen_t = 4;
 const _: () = assert!(INT_BYTES as usize == size_of::<libc::c_int>());
 const NAME_LENGTH: libc::socklen_t = 28;
-const _: () = assert!(NAME_LENGTH as usize == size_of::<libc::sockaddr_in6>());
+const _: () = assert!(NAME_LENGTH as usize == NAME_BYTES);
 
 fn set(socket: &Socket, (level, option): (i32, i32), value: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open, and the value of each option used here is an `int`.

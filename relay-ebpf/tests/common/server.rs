@@ -149,7 +149,7 @@ impl Server {
                 let (src, dst) = (five_tuple.server.socket(), five_tuple.client.socket());
                 Outcome::Sent(Sent { src, dst, payload })
             }
-            Output::ToPeer { allocation, peer, payload } => {
+            Output::ToPeer { allocation, peer, payload, .. } => {
                 let payload = datagram[payload].to_vec();
                 let of = self.allocations.iter().find(|other| other.id == allocation).unwrap();
                 let (src, dst) = (of.relayed, peer.socket());
@@ -195,9 +195,9 @@ impl Server {
                 match output {
                     Output::Reply { bytes, .. } => reply = self.turn.bytes(bytes).to_vec(),
                     Output::OpenRelay { allocation: id, relayed } => {
-                        let relayed = relayed.socket();
+                        let (family, relayed) = (relayed.family(), relayed.socket());
                         self.allocations.push(Allocation { id, five_tuple, relayed });
-                        outputs = self.run(Input::RelayOpened { allocation: id });
+                        outputs = self.run(Input::RelayOpened { allocation: id, family });
                     }
                     Output::Install(binding) => self.bindings.push(binding),
                     Output::Permit(permission) => self.permissions.push(permission),

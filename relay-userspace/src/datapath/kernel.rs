@@ -14,7 +14,7 @@ use relay_common::abi::{
     ABI_VERSION, Config, Count, Direction, LinkKey, NextHop, PROGRAM, Policer, Reason,
     TIMES_BUCKETS, TIMES_SWITCH, map,
 };
-use relay_common::addr::{FiveTuple, RelayedAddr, ServerAddr};
+use relay_common::addr::{FiveTuple, ServerAddr};
 use relay_common::police;
 use relay_turn::{Binding, POLICING_BURST_NS, Permission};
 use rustix::system::uname;
@@ -225,8 +225,8 @@ impl Kernel {
     }
 
     /// Forgets an allocation: what the kernel relayed for it, in order of [`Direction`].
-    pub(crate) fn end(&self, relayed: RelayedAddr) -> [Count; Direction::ALL.len()] {
-        self.lock().end(relayed)
+    pub(crate) fn end(&self, five_tuple: &FiveTuple) -> [Count; Direction::ALL.len()] {
+        self.lock().end(five_tuple)
     }
 
     /// Writes a next hop, if its place is still the one that was asked for.

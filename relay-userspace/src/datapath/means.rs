@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use aya::maps::MapError;
 use relay_common::abi::{Count, Direction, NextHop, Policer};
-use relay_common::addr::{FiveTuple, PeerAddr, RelayedAddr};
+use relay_common::addr::{Family, FiveTuple, PeerAddr, RelayedAddr};
 use relay_common::route::{self, Entry, Leg, PermissionEntry, Stamp};
 use relay_common::wire::channel_data::ChannelNumber;
 use relay_turn::{Binding, Permission};
@@ -34,14 +34,16 @@ pub(super) struct Means {
     pub(super) permissions: u64,
 }
 
-/// An allocation, known by its relayed transport address, and what it holds.
+/// An allocation, known by its 5-tuple, and what it holds.
 pub(super) struct Held {
     five_tuple: FiveTuple,
-    relayed: RelayedAddr,
+    /// Its relayed transport addresses, in order of [`Family`], as far as something was installed.
+    relayed: [Option<RelayedAddr>; Family::ALL.len()],
     /// Once something was installed.
     open: Option<Open>,
-    /// Deadline of the route of Send indications.
-    send_deadline_ns: Option<u64>,
+    /// The route of Send indications: from which relayed transport address, and until when. There
+    /// is one for a 5-tuple: those to peers of the other family go through userspace.
+    send: Option<(RelayedAddr, u64)>,
     pub(super) channels: BTreeMap<ChannelNumber, Channel>,
     /// Next hops towards the peers.
     pub(super) permissions: BTreeMap<IpAddr, Hop>,
@@ -125,7 +127,7 @@ impl Means {
     /// Gives back what all entries shared, and removes the route that is not of one of them.
     pub(super) fn close(&mut self, held: &mut Held) -> [Count; Direction::ALL.len()] {
         let Some(open) = held.open.take() else { return Default::default() };
-        self.withdraw_send(held, open.stamp);
+        self.withdraw_send(held);
         let counts = self.maps.take_counts(open.stamp.slot);
         if self.limits.is_some()
             && let Err(error) = self.maps.set_policers(open.stamp.slot, Policer::default())
@@ -160,7 +162,7 @@ impl Means {
         let routed = route::Binding {
             to_peer,
             to_client,
-            ..routed(held, open.stamp, binding.number, binding.peer)
+            ..routed(held, open.stamp, binding.number, (binding.relayed, binding.peer))
         };
         self.maps.insert(&entries(&routed)).map_err(Full::Map)
     }
@@ -183,8 +185,8 @@ impl Means {
         peer: PeerAddr,
         to_peer: Hop,
     ) {
-        if let Some(open) = held.open {
-            self.maps.remove(&entries(&routed(held, open.stamp, number, peer)));
+        if let Some((open, relayed)) = held.open.zip(held.relayed(peer.family())) {
+            self.maps.remove(&entries(&routed(held, open.stamp, number, (relayed, peer))));
         }
         self.channels -= 1;
         self.release(to_peer);
@@ -194,15 +196,15 @@ impl Means {
     /// [`Self::forbid`] removes what may be there.
     pub(super) fn permit(&mut self, held: &mut Held, permission: &Permission) -> Result<(), Full> {
         let open = self.open(held)?;
-        let deadline_ns = permission.allocation_deadline_ns;
-        if held.send_deadline_ns != Some(deadline_ns) {
-            let entry = send(held, open.stamp, deadline_ns);
+        let wanted = (permission.relayed, permission.allocation_deadline_ns);
+        let is_of_other = held.send.is_some_and(|(relayed, _)| relayed != permission.relayed);
+        if !is_of_other && held.send != Some(wanted) {
+            let entry = send(held, open.stamp, wanted);
             if let Err(error) = self.maps.insert(entry.as_slice()) {
-                self.withdraw_send(held, open.stamp);
+                self.withdraw_send(held);
                 return Err(Full::Map(error));
             }
-            self.sends += u64::from(held.send_deadline_ns.is_none());
-            held.send_deadline_ns = Some(deadline_ns);
+            self.sends += u64::from(held.send.replace(wanted).is_none());
         }
         let to_peer = match held.permissions.get(&permission.peer) {
             Some(hop) => *hop,
@@ -213,23 +215,34 @@ impl Means {
                 hop
             }
         };
-        let entry = permitted(held, open, permission.peer, permission.deadline_ns, to_peer);
+        let ends = (permission.relayed, permission.peer);
+        let entry = permitted(held, open, ends, permission.deadline_ns, to_peer);
         entry.map_or(Ok(()), |entry| self.maps.permit(&entry)).map_err(Full::Map)
     }
 
-    /// Removes a permission, and lets go of its next hop.
+    /// Removes a permission, and lets go of its next hop. With the last one of its family goes the
+    /// route of Send indications: its relayed transport address may be another's before the
+    /// allocation ends.
     pub(super) fn forbid(&mut self, held: &mut Held, ip: IpAddr) {
-        let Some((open, to_peer)) = held.open.zip(held.permissions.remove(&ip)) else { return };
-        if let Some(entry) = permitted(held, open, ip, 0, to_peer) {
-            self.maps.forbid(&entry);
+        let family = Family::of(ip);
+        if let Some((open, to_peer)) = held.open.zip(held.permissions.remove(&ip)) {
+            if let Some(relayed) = held.relayed(family)
+                && let Some(entry) = permitted(held, open, (relayed, ip), 0, to_peer)
+            {
+                self.maps.forbid(&entry);
+            }
+            self.permissions -= 1;
+            self.release(to_peer);
         }
-        self.permissions -= 1;
-        self.release(to_peer);
+        let is_left = held.permissions.keys().any(|ip| Family::of(*ip) == family);
+        if !is_left && held.send.is_some_and(|(relayed, _)| relayed.family() == family) {
+            self.withdraw_send(held);
+        }
     }
 
-    fn withdraw_send(&mut self, held: &mut Held, stamp: Stamp) {
-        if held.send_deadline_ns.take().is_some() {
-            self.maps.remove(send(held, stamp, 0).as_slice());
+    fn withdraw_send(&mut self, held: &mut Held) {
+        if let Some((open, (relayed, _))) = held.open.zip(held.send.take()) {
+            self.maps.remove(send(held, open.stamp, (relayed, 0)).as_slice());
             self.sends -= 1;
         }
     }
@@ -254,27 +267,39 @@ impl Means {
 impl Held {
     /// The allocation's place, made if it has none.
     pub(super) fn of(
-        held: &mut HashMap<RelayedAddr, Self>,
+        held: &mut HashMap<FiveTuple, Self>,
         five_tuple: FiveTuple,
         relayed: RelayedAddr,
     ) -> &mut Self {
-        held.entry(relayed).or_insert_with(|| Self {
+        let held = held.entry(five_tuple).or_insert_with(|| Self {
             five_tuple,
-            relayed,
+            relayed: [None; Family::ALL.len()],
             open: None,
-            send_deadline_ns: None,
+            send: None,
             channels: BTreeMap::new(),
             permissions: BTreeMap::new(),
-        })
+        });
+        held.relayed[relayed.family() as usize] = Some(relayed);
+        held
+    }
+
+    /// The relayed transport address of a family.
+    pub(super) const fn relayed(&self, family: Family) -> Option<RelayedAddr> {
+        self.relayed[family as usize]
     }
 }
 
 /// A channel, with deadlines that are over.
-fn routed(held: &Held, stamp: Stamp, number: ChannelNumber, peer: PeerAddr) -> route::Binding {
+fn routed(
+    held: &Held,
+    stamp: Stamp,
+    number: ChannelNumber,
+    (relayed, peer): (RelayedAddr, PeerAddr),
+) -> route::Binding {
     let never = Leg { deadline_ns: 0, next_hop: 0 };
     route::Binding {
         five_tuple: held.five_tuple,
-        relayed: held.relayed,
+        relayed,
         peer,
         channel: number,
         stamp,
@@ -288,18 +313,18 @@ fn entries(binding: &route::Binding) -> Vec<Entry> {
     route::channel(binding).into_iter().flatten().collect()
 }
 
-fn send(held: &Held, stamp: Stamp, deadline_ns: u64) -> Option<Entry> {
-    route::send(&held.five_tuple, held.relayed, stamp, deadline_ns)
+fn send(held: &Held, stamp: Stamp, (relayed, deadline_ns): (RelayedAddr, u64)) -> Option<Entry> {
+    route::send(&held.five_tuple, relayed, stamp, deadline_ns)
 }
 
 fn permitted(
     held: &Held,
     open: Open,
-    peer: IpAddr,
+    (relayed, peer): (RelayedAddr, IpAddr),
     deadline_ns: u64,
     to_peer: Hop,
 ) -> Option<PermissionEntry> {
     let next_hops = [open.to_client.index, to_peer.index];
     let five_tuple = &held.five_tuple;
-    route::permission(five_tuple, held.relayed, peer, open.stamp, deadline_ns, next_hops)
+    route::permission(five_tuple, relayed, peer, open.stamp, deadline_ns, next_hops)
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use aya::Ebpf;
 use relay_common::abi::{Count, Direction, NextHop, Policer};
-use relay_common::addr::{PeerAddr, RelayedAddr, ServerAddr};
+use relay_common::addr::{FiveTuple, PeerAddr, RelayedAddr, ServerAddr};
 use relay_common::route;
 use relay_turn::{Binding, Permission};
 use tokio::sync::mpsc::UnboundedSender;
@@ -22,7 +22,7 @@ use super::next_hops::{Change, NextHops};
 pub(super) struct Table {
     means: Means,
     hairpins: Hairpins,
-    held: HashMap<RelayedAddr, Held>,
+    held: HashMap<FiveTuple, Held>,
     answers: u64,
     install_failures: u64,
 }
@@ -79,7 +79,7 @@ impl Table {
 
     /// Takes everything of a binding out of the kernel.
     pub(super) fn withdraw(&mut self, binding: &Binding) {
-        let Some(held) = self.held.get_mut(&binding.relayed) else { return };
+        let Some(held) = self.held.get_mut(&binding.five_tuple) else { return };
         match held.channels.remove(&binding.number) {
             Some(Channel::Routed(peer, to_peer)) => {
                 self.means.withdraw(held, binding.number, peer, to_peer);
@@ -114,14 +114,14 @@ impl Table {
 
     /// Takes a permission out of the kernel.
     pub(super) fn forbid(&mut self, permission: &Permission) {
-        if let Some(held) = self.held.get_mut(&permission.relayed) {
+        if let Some(held) = self.held.get_mut(&permission.five_tuple) {
             self.means.forbid(held, permission.peer);
         }
     }
 
     /// Forgets an allocation: what the kernel relayed for it, in order of [`Direction`].
-    pub(super) fn end(&mut self, relayed: RelayedAddr) -> [Count; Direction::ALL.len()] {
-        let Some(mut held) = self.held.remove(&relayed) else { return Default::default() };
+    pub(super) fn end(&mut self, five_tuple: &FiveTuple) -> [Count; Direction::ALL.len()] {
+        let Some(mut held) = self.held.remove(five_tuple) else { return Default::default() };
         // Permissions and channels are gone by now, if all went as it should.
         for ip in held.permissions.keys().copied().collect::<Vec<_>>() {
             self.means.forbid(&mut held, ip);
@@ -131,7 +131,11 @@ impl Table {
                 Channel::Routed(peer, to_peer) => {
                     self.means.withdraw(&held, number, peer, to_peer);
                 }
-                Channel::Hairpin(peer) => self.withdraw_hairpin(relayed, peer),
+                Channel::Hairpin(peer) => {
+                    if let Some(relayed) = held.relayed(peer.family()) {
+                        self.withdraw_hairpin(relayed, peer);
+                    }
+                }
                 Channel::Refused(_) => {}
             }
         }

@@ -7,12 +7,12 @@ use relay_common::addr::Family;
 use relay_common::wire::attribute::Icmp;
 
 /// Bytes of the longer socket address, `sockaddr_in6`.
-pub(super) const NAME_BYTES: usize = size_of::<libc::sockaddr_in6>();
+pub(crate) const NAME_BYTES: usize = size_of::<libc::sockaddr_in6>();
 /// The same, as `msghdr` counts it.
 pub(super) const NAME_LENGTH: libc::socklen_t = 28;
 const _: () = assert!(NAME_LENGTH as usize == NAME_BYTES);
 /// Bytes reserved for control messages: two of one `int` each.
-pub(super) const CONTROL_BYTES: usize = 48;
+pub(crate) const CONTROL_BYTES: usize = 48;
 /// Bytes of a control message header: length, level, type.
 const CONTROL_HEADER_BYTES: usize = 16;
 /// Bytes from one control message with an `int` to the next.
@@ -52,7 +52,7 @@ pub(super) fn read_name(name: &[u8]) -> Option<SocketAddr> {
 }
 
 /// Writes a `sockaddr_in` or `sockaddr_in6`, and gives its length.
-pub(super) fn write_name(name: &mut [u8; NAME_BYTES], addr: SocketAddr) -> u32 {
+pub(crate) fn write_name(name: &mut [u8; NAME_BYTES], addr: SocketAddr) -> u32 {
     name.fill(0);
     name[2..4].copy_from_slice(&addr.port().to_be_bytes());
     let (family, length) = match addr.ip() {
@@ -93,20 +93,43 @@ pub(super) fn read_control(control: &[u8]) -> IpFields {
     fields
 }
 
+/// What a socket's error queue holds next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Queued {
+    /// An ICMP error about a datagram that was sent to the address.
+    Icmp(SocketAddr, Icmp),
+    /// A datagram was not sent: the link carries so many bytes, and it must not be fragmented.
+    TooBig(u32),
+    /// Something else.
+    Other,
+    /// Nothing more.
+    Nothing,
+}
+
 /// Reads what a socket's error queue gave: where the datagram that caused an ICMP error was sent,
-/// and the error. `None`: an error of another origin.
-pub(crate) fn read_icmp(name: &[u8], control: &[u8]) -> Option<(SocketAddr, Icmp)> {
+/// and the error.
+pub(crate) fn read_error(name: &[u8], control: &[u8]) -> Queued {
+    parse_error(name, control).unwrap_or(Queued::Other)
+}
+
+fn parse_error(name: &[u8], control: &[u8]) -> Option<Queued> {
     let is_error = |level, kind| {
         (level, kind) == (libc::SOL_IP, libc::IP_RECVERR)
             || (level, kind) == (libc::SOL_IPV6, libc::IPV6_RECVERR)
     };
     let (.., error) = control_messages(control).find(|(level, kind, _)| is_error(*level, *kind))?;
     // `sock_extended_err`: errno (4 bytes), origin, type, code, padding, info (4).
-    let &[_, _, _, _, origin, kind, code, _, i0, i1, i2, i3] = error.first_chunk::<12>()?;
-    let is_icmp = matches!(origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6);
+    let &[e0, e1, e2, e3, origin, kind, code, _, i0, i1, i2, i3] = error.first_chunk::<12>()?;
+    let errno = i32::from_ne_bytes([e0, e1, e2, e3]);
     let data = u32::from_ne_bytes([i0, i1, i2, i3]);
-    let icmp = Icmp { kind, code: u16::from(code), data };
-    is_icmp.then_some((read_name(name)?, icmp))
+    match origin {
+        libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6 => {
+            let icmp = Icmp { kind, code: u16::from(code), data };
+            Some(Queued::Icmp(read_name(name)?, icmp))
+        }
+        libc::SO_EE_ORIGIN_LOCAL if errno == libc::EMSGSIZE => Some(Queued::TooBig(data)),
+        _ => None,
+    }
 }
 
 /// Whether a result is an error that an ICMP message causes. A socket that is asked for such
@@ -143,7 +166,7 @@ fn control_messages(mut control: &[u8]) -> impl Iterator<Item = (i32, i32, &[u8]
 }
 
 /// Writes the control messages for a datagram that leaves on `family`; gives their bytes.
-pub(super) fn write_control(
+pub(crate) fn write_control(
     control: &mut [u8; CONTROL_BYTES],
     family: Family,
     fields: IpFields,
@@ -228,13 +251,14 @@ mod tests {
         };
         let icmp = error(libc::IP_RECVERR, libc::SO_EE_ORIGIN_ICMP);
         let too_big = Icmp { kind: 3, code: 4, data: 1400 };
-        assert_eq!(read_icmp(&name, &icmp), Some((peer, too_big)));
+        assert_eq!(read_error(&name, &icmp), Queued::Icmp(peer, too_big));
         let local = error(libc::IP_RECVERR, libc::SO_EE_ORIGIN_LOCAL);
-        assert_eq!(read_icmp(&name, &local), None);
-        assert_eq!(read_icmp(&name, &error(libc::IP_TTL, libc::SO_EE_ORIGIN_ICMP)), None);
-        assert_eq!(read_icmp(&[], &icmp), None);
+        assert_eq!(read_error(&name, &local), Queued::TooBig(1400));
+        let other = error(libc::IP_TTL, libc::SO_EE_ORIGIN_ICMP);
+        assert_eq!(read_error(&name, &other), Queued::Other);
+        assert_eq!(read_error(&[], &icmp), Queued::Other);
         for end in 0..icmp.len() {
-            assert_eq!(read_icmp(&name, &icmp[..end]), None, "{end}");
+            assert_eq!(read_error(&name, &icmp[..end]), Queued::Other, "{end}");
         }
     }
 

@@ -19,8 +19,10 @@ use std::{io, mem};
 use io_uring::types::{Fd, RecvMsgOut, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use message::{CONTROL_BYTES, NAME_BYTES, NAME_LENGTH};
-pub(crate) use message::{IpFields, read_icmp};
+use message::NAME_LENGTH;
+pub(crate) use message::{
+    CONTROL_BYTES, IpFields, NAME_BYTES, Queued, read_error, write_control, write_name,
+};
 use pool::{BufferId, Pool, TAIL_BYTES};
 use slots::Slots;
 

@@ -1,7 +1,7 @@
 //! The ring over loopback, with real sockets.
 
 use super::*;
-use crate::sockets::{self, IcmpErrors, Queued, Sharing};
+use crate::sockets::{self, IcmpErrors, Sharing};
 use relay_common::wire::attribute::Icmp;
 use rustix::event::{EventfdFlags, eventfd};
 use std::net::UdpSocket;

@@ -41,8 +41,10 @@ pub(crate) struct Client {
     socket: UdpSocket,
     nonce: Vec<u8>,
     requests: u8,
-    /// Its relayed transport address.
+    /// Its relayed transport address; of two, that of IPv4.
     pub(crate) relayed: SocketAddr,
+    /// Its second relayed transport address.
+    pub(crate) relayed_v6: Option<SocketAddr>,
 }
 
 impl Client {
@@ -59,28 +61,56 @@ impl Client {
         from: &str,
         server: &str,
     ) -> Self {
+        let wish = (AttributeType::REQUESTED_ADDRESS_FAMILY, family_value(family));
+        Self::allocate_by(wish, namespace, from, server)
+    }
+
+    /// Allocates a relayed transport address of each family.
+    pub(crate) fn allocate_both(namespace: &Namespace, from: &str, server: &str) -> Self {
+        let wish = (AttributeType::ADDITIONAL_ADDRESS_FAMILY, family_value(Family::V6));
+        Self::allocate_by(wish, namespace, from, server)
+    }
+
+    fn allocate_by(
+        wish: (AttributeType, Vec<u8>),
+        namespace: &Namespace,
+        from: &str,
+        server: &str,
+    ) -> Self {
         let socket = namespace.within(|| UdpSocket::bind(from)).unwrap();
         namespace.within(|| socket.connect(server)).unwrap();
         let relayed = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut client = Self { socket, nonce: Vec::new(), requests: 0, relayed };
-        let family = if family == Family::V6 { 2 } else { 1 };
+        let mut client = Self { socket, nonce: Vec::new(), requests: 0, relayed, relayed_v6: None };
         let attributes = [
             (AttributeType::REQUESTED_TRANSPORT, vec![17, 0, 0, 0]),
-            (AttributeType::REQUESTED_ADDRESS_FAMILY, vec![family, 0, 0, 0]),
+            (AttributeType::DONT_FRAGMENT, Vec::new()),
+            wish,
         ];
         let answer = client.request(Method::ALLOCATE, &attributes, None);
         let message = Message::parse(&answer).unwrap();
         client.nonce = message.attribute(AttributeType::NONCE).unwrap().to_vec();
         let answer = client.request(Method::ALLOCATE, &attributes, None);
         let message = success(&answer);
-        let relayed = message.attribute(AttributeType::XOR_RELAYED_ADDRESS).unwrap();
-        client.relayed = xor_address(relayed, message.transaction_id()).unwrap();
+        let relayed = message.attributes();
+        let relayed = relayed.filter(|a| a.kind == AttributeType::XOR_RELAYED_ADDRESS);
+        let mut relayed = relayed.map(|a| xor_address(a.value, message.transaction_id()).unwrap());
+        client.relayed = relayed.next().unwrap();
+        client.relayed_v6 = relayed.next();
         client
     }
 
     /// Ends the allocation.
     pub(crate) fn end(&mut self) {
         let attributes = [(AttributeType::LIFETIME, vec![0; 4])];
+        success(&self.request(Method::REFRESH, &attributes, None));
+    }
+
+    /// Ends the relayed transport address of a family.
+    pub(crate) fn end_of(&mut self, family: Family) {
+        let attributes = [
+            (AttributeType::LIFETIME, vec![0; 4]),
+            (AttributeType::REQUESTED_ADDRESS_FAMILY, family_value(family)),
+        ];
         success(&self.request(Method::REFRESH, &attributes, None));
     }
 
@@ -115,12 +145,24 @@ impl Client {
 
     /// Sends by a Send indication, its attributes in the RFC's order.
     pub(crate) fn send_to(&self, peer: SocketAddr, data: &[u8]) {
+        self.indicate(peer, data, &[]);
+    }
+
+    /// Sends by a Send indication with DONT-FRAGMENT.
+    pub(crate) fn send_whole_to(&self, peer: SocketAddr, data: &[u8]) {
+        self.indicate(peer, data, &[AttributeType::DONT_FRAGMENT]);
+    }
+
+    fn indicate(&self, peer: SocketAddr, data: &[u8], flags: &[AttributeType]) {
         let mut buffer = [0; 2_000];
         let transaction = TransactionId([7; 12]);
         let mut writer =
             MessageWriter::new(&mut buffer, Class::Indication, Method::SEND, transaction);
         writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
         writer.attribute(AttributeType::DATA, data);
+        for flag in flags {
+            writer.attribute(*flag, &[]);
+        }
         let length = writer.finish().unwrap();
         self.socket.send(&buffer[..length]).unwrap();
     }
@@ -207,6 +249,14 @@ impl Client {
         }
         panic!("other things come, and no answer");
     }
+}
+
+fn family_value(family: Family) -> Vec<u8> {
+    let number = match family {
+        Family::V4 => 1,
+        Family::V6 => 2,
+    };
+    vec![number, 0, 0, 0]
 }
 
 fn success(answer: &[u8]) -> Message<'_> {

@@ -7,6 +7,7 @@ mod client;
 mod clients;
 mod data_plane;
 mod discovery;
+mod families;
 mod fragments;
 mod icmp;
 mod junk;
@@ -21,6 +22,7 @@ mod ssrf;
 mod start_up;
 mod topology;
 mod wait;
+mod whole;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
         discovery::TESTS,
         icmp::TESTS,
         fragments::TESTS,
+        families::TESTS,
+        whole::TESTS,
         network::TESTS,
         lifecycle::TESTS,
         pins::TESTS,

@@ -1,5 +1,5 @@
-//! Allocate (RFC 8656 §7): gives a client a relayed transport address.
-//! Owns the rules; the address is opened by the driver, and the answer waits for it.
+//! Allocate (RFC 8656 §7): gives a client a relayed transport address, or one of each family.
+//! Owns the rules; the addresses are opened by the driver, and the answer waits for them.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,14 @@ use relay_common::addr::Family;
 use relay_common::wire::attribute::{self, AttributeType};
 use relay_common::wire::stun::Message;
 
-use crate::allocation::{Allocation, Open, Opening, Stage};
+use crate::allocation::{Allocation, Opening, Refused, Relayed, Stage, Terms};
+use crate::peers::Peers;
 use crate::ports::{Parity, Place};
 use crate::reject::Reject;
 use crate::reply::Success;
 use crate::request::{Answer, NamedFamily, Request, named_family, optional};
 use crate::reservation::Token;
-use crate::snapshot::DropReason;
+use crate::snapshot::{Code, DropReason};
 use crate::timers::{NS_PER_SEC, RESERVATION_NS, Timer};
 use crate::turn::Reservation;
 use crate::{AllocationId, Limits, Now, Output, Turn};
@@ -25,10 +26,20 @@ const OTHER_PORTS_MAX: u8 = 8;
 /// The R bit of EVEN-PORT (RFC 8656 §18.7).
 const EVEN_PORT_R: u8 = 0x80;
 
+/// What an Allocate request gets, if it can be opened.
+struct Chosen {
+    relayed: [Option<Relayed>; Family::ALL.len()],
+    parity: Parity,
+    tries_left: u8,
+    refused: Option<Refused>,
+}
+
 /// What an Allocate request asks for.
 enum Wish {
     /// Any relayed transport address of a family.
-    New { family: Family, parity: Parity },
+    One { family: Family, parity: Parity },
+    /// One of each family, or else of one of them.
+    Both { parity: Parity },
     /// The one held behind a token.
     Reserved(Token),
 }
@@ -53,7 +64,7 @@ impl Turn {
                 return Err(Reject::AllocationMismatch);
             }
             return match &allocation.stage {
-                Stage::Open(open) => Ok(Some(open.answer)),
+                Stage::Open(terms) => Ok(Some(answer(&self.peers, allocation, *terms))),
                 Stage::Opening(_) => {
                     self.stats.count_dropped(DropReason::AllocationPending);
                     Ok(None)
@@ -63,40 +74,34 @@ impl Turn {
         let wish = self.wish(request.message)?;
         let asked = optional(request.message, AttributeType::LIFETIME, attribute::number)?;
         let lifetime_secs = self.limits.lifetime_secs(asked);
-        // §7.2, check 8: there must be room and a port. (Redirection, check 10, finds nothing.)
+        // §7.2, checks 8 and 9: there must be room, and a port. (Redirection, check 11, finds
+        // nothing.)
         if self.tables.is_full() {
             return Err(Reject::InsufficientCapacity);
         }
-        // §7.2, check 9: quotas; given back when the seat is dropped.
+        // §7.2, check 10: quotas; given back when the seat is dropped.
         let user = self.charged(request.username);
         let seat = self.ledger.enter(&self.limits, user, five_tuple.client.ip())?;
-        let (place, parity, tries_left) = match wish {
-            Wish::New { family, parity } => {
-                let server = five_tuple.server.ip();
-                let place = self.ports.take(&mut self.rng, family, parity, server);
-                (place, parity, OTHER_PORTS_MAX)
-            }
-            Wish::Reserved(token) => (self.redeem(request.now, token), Parity::Any, 0),
-        };
-        let place = place.ok_or(Reject::InsufficientCapacity)?;
-        let relayed = self.ports.relayed(place);
+        let Chosen { relayed, parity, tries_left, refused } = self.choose(request, wish)?;
         let opening = Opening {
             reply_to: request.reply_to,
             lifetime_secs,
             parity,
+            waiting: relayed.each_ref().map(Option::is_some),
+            refused,
             tries_left,
             failed: Vec::new(),
         };
+        let addresses = relayed.each_ref().map(|relayed| relayed.as_ref().map(|r| r.address));
         let id = self.tables.insert(five_tuple, |id| Allocation {
             id,
             five_tuple,
             relayed,
-            place,
             _seat: seat,
             new_peers_full_ns: 0,
             username: request.username.into(),
             transaction: request.reply_to.transaction,
-            stage: Stage::Opening(opening),
+            stage: Stage::Opening(Box::new(opening)),
             permissions: BTreeMap::new(),
             channels: BTreeMap::new(),
             numbers: BTreeMap::new(),
@@ -104,11 +109,57 @@ impl Turn {
             counts: Default::default(),
             used: Default::default(),
         });
-        self.outputs.push_back(Output::OpenRelay { allocation: id, relayed });
+        for relayed in addresses.into_iter().flatten() {
+            self.outputs.push_back(Output::OpenRelay { allocation: id, relayed });
+        }
         Ok(None)
     }
 
-    /// Checks 3 to 8 of §7.2, as far as the request alone decides them.
+    /// Takes a port of each family that is wished for: 508 if there is none at all.
+    fn choose(&mut self, request: &Request<'_>, wish: Wish) -> Result<Chosen, Reject> {
+        let mut places = [None; Family::ALL.len()];
+        let mut refused = None;
+        let server = request.reply_to.five_tuple.server.ip();
+        let (parity, tries_left) = match wish {
+            Wish::One { family, parity } => {
+                places[family as usize] = self.ports.take(&mut self.rng, family, parity, server);
+                (parity, OTHER_PORTS_MAX)
+            }
+            Wish::Both { parity } => {
+                for family in Family::ALL {
+                    let place = self.ports.take(&mut self.rng, family, parity, server);
+                    places[family as usize] = place;
+                    if place.is_none() {
+                        refused = Some(self.refused(family));
+                    }
+                }
+                (parity, OTHER_PORTS_MAX)
+            }
+            Wish::Reserved(token) => {
+                if let Some(place) = self.redeem(request.now, token) {
+                    places[self.ports.relayed(place).family() as usize] = Some(place);
+                }
+                (Parity::Any, 0)
+            }
+        };
+        if places.iter().all(Option::is_none) {
+            return Err(Reject::InsufficientCapacity);
+        }
+        let relayed = |place| Relayed { address: self.ports.relayed(place), place, deadline_ns: 0 };
+        let relayed = places.map(|place| place.map(relayed));
+        Ok(Chosen { relayed, parity, tries_left, refused })
+    }
+
+    /// Why a client that wants an address of each family does not get one of this (§7.2, check 9).
+    fn refused(&self, family: Family) -> Refused {
+        let code = match self.ports.has(family) {
+            true => Code::InsufficientCapacity,
+            false => Code::AddressFamilyNotSupported,
+        };
+        Refused { family, code }
+    }
+
+    /// Checks 3 to 9 of §7.2, as far as the request alone decides them.
     fn wish(&self, message: &Message<'_>) -> Result<Wish, Reject> {
         // Check 3: REQUESTED-TRANSPORT is there, and UDP.
         let transport =
@@ -116,7 +167,7 @@ impl Turn {
         if transport.ok_or(Reject::BadRequest)? != UDP {
             return Err(Reject::UnsupportedTransport);
         }
-        // Check 4: DONT-FRAGMENT was refused among the unknown attributes.
+        // Check 4: DONT-FRAGMENT is supported.
         let even_port = optional(message, AttributeType::EVEN_PORT, |value| match value {
             [bits] if bits & EVEN_PORT_R != 0 => Some(Parity::EvenAndNext),
             [_] => Some(Parity::Even),
@@ -136,13 +187,7 @@ impl Turn {
         if requested.is_some() && additional.is_some() {
             return Err(Reject::BadRequest);
         }
-        // Check 7: a family that there are relayed addresses of. ADDITIONAL-ADDRESS-FAMILY names
-        // IPv6 or makes no sense; a server with one address to an allocation ignores it.
-        match additional {
-            None | Some(NamedFamily::Known(Family::V6)) => {}
-            Some(NamedFamily::Known(Family::V4)) => return Err(Reject::BadRequest),
-            Some(NamedFamily::Unknown) => return Err(Reject::AddressFamilyNotSupported),
-        }
+        // Check 7: a family that there are relayed addresses of: IPv4, if none is named.
         let family = match requested.unwrap_or(NamedFamily::Known(Family::V4)) {
             NamedFamily::Known(family) if self.ports.has(family) => family,
             NamedFamily::Known(_) | NamedFamily::Unknown => {
@@ -153,7 +198,14 @@ impl Turn {
         if even_port == Some(Parity::EvenAndNext) && additional.is_some() {
             return Err(Reject::BadRequest);
         }
-        Ok(Wish::New { family, parity: even_port.unwrap_or(Parity::Any) })
+        // Check 9: IPv6 is what can be added to IPv4.
+        let parity = even_port.unwrap_or(Parity::Any);
+        match additional {
+            None => Ok(Wish::One { family, parity }),
+            Some(NamedFamily::Known(Family::V6)) => Ok(Wish::Both { parity }),
+            Some(NamedFamily::Known(Family::V4)) => Err(Reject::BadRequest),
+            Some(NamedFamily::Unknown) => Err(Reject::AddressFamilyNotSupported),
+        }
     }
 
     /// Takes the port behind a token; a token is good once. One of another state machine is good
@@ -168,70 +220,94 @@ impl Turn {
         Some(reservation.place)
     }
 
-    /// The relayed transport address is open: the allocation begins (§7.2, last part).
-    pub(crate) fn relay_opened(&mut self, now: Now, id: AllocationId) {
+    /// A relayed transport address is open.
+    pub(crate) fn relay_opened(&mut self, now: Now, id: AllocationId, family: Family) {
         let Some(allocation) = self.tables.by_id_mut(id) else {
             // It was given up meanwhile; what was opened must not stay.
-            let counts = Default::default();
-            return self.outputs.push_back(Output::CloseRelay { allocation: id, counts });
+            return self.outputs.push_back(Output::CloseRelay { allocation: id, family });
         };
-        let Stage::Opening(opening) = &mut allocation.stage else { return };
-        let reply_to = opening.reply_to;
-        let lifetime_secs = opening.lifetime_secs;
-        for place in opening.failed.drain(..) {
-            self.ports.release(place);
+        if let Stage::Opening(opening) = &mut allocation.stage {
+            opening.waiting[family as usize] = false;
+            self.begin(now, id);
         }
-        let token = (opening.parity == Parity::EvenAndNext).then(|| {
-            let place = allocation.place.next();
-            let token = self.tokens.issue(now, place);
-            let deadline_ns = now.monotonic_ns + RESERVATION_NS;
-            self.timers.set(None, deadline_ns, Timer::Reservation(token));
-            self.reservations.insert(token, Reservation { place, deadline_ns });
-            self.stats.reservations += 1;
-            token
-        });
-        let advertised = self.peers.advertised(allocation.relayed);
-        let answer = Success::Allocate { advertised, lifetime_secs, token };
-        let deadline_ns = now.monotonic_ns + u64::from(lifetime_secs) * NS_PER_SEC;
-        allocation.stage = Stage::Open(Open { deadline_ns, answer });
-        self.timers.set(None, deadline_ns, Timer::Allocation(id));
-        let family = allocation.family();
-        *self.stats.allocations_mut(reply_to.five_tuple.transport, family) += 1;
-        self.respond(now, &reply_to, &Ok(answer));
     }
 
-    /// The relayed transport address cannot be opened: another port, or 508.
-    pub(crate) fn relay_failed(&mut self, now: Now, id: AllocationId) {
+    /// A relayed transport address cannot be opened: another port, or the other family alone.
+    pub(crate) fn relay_failed(&mut self, now: Now, id: AllocationId, family: Family) {
         let Some(allocation) = self.tables.by_id_mut(id) else { return };
-        let Stage::Opening(opening) = &mut allocation.stage else { return };
+        let Allocation { stage, relayed, five_tuple, .. } = allocation;
+        let Stage::Opening(opening) = stage else { return };
+        let Some(relayed) = &mut relayed[family as usize] else { return };
         if opening.parity == Parity::EvenAndNext {
-            self.ports.release(allocation.place.next());
+            self.ports.release(relayed.place.next());
         }
-        let family = allocation.relayed.family();
+        let server = five_tuple.server.ip();
         let other = match opening.tries_left {
             0 => None,
-            _ => self.ports.take(
-                &mut self.rng,
-                family,
-                opening.parity,
-                allocation.five_tuple.server.ip(),
-            ),
+            _ => self.ports.take(&mut self.rng, family, opening.parity, server),
         };
         if let Some(place) = other {
-            opening.failed.push(allocation.place);
+            opening.failed.push(relayed.place);
             opening.tries_left -= 1;
-            allocation.place = place;
-            allocation.relayed = self.ports.relayed(place);
-            let relayed = allocation.relayed;
+            relayed.place = place;
+            relayed.address = self.ports.relayed(place);
+            let relayed = relayed.address;
             self.outputs.push_back(Output::OpenRelay { allocation: id, relayed });
             return;
         }
-        let reply_to = opening.reply_to;
+        opening.waiting[family as usize] = false;
+        opening.refused = Some(Refused { family, code: Code::InsufficientCapacity });
+        self.ports.release(relayed.place);
+        allocation.relayed[family as usize] = None;
+        self.begin(now, id);
+    }
+
+    /// The allocation begins once nothing of it is being opened (§7.2, last part): with what is
+    /// open by then, or not at all.
+    fn begin(&mut self, now: Now, id: AllocationId) {
+        let Some(allocation) = self.tables.by_id_mut(id) else { return };
+        let Stage::Opening(opening) = &mut allocation.stage else { return };
+        if opening.waiting.contains(&true) {
+            return;
+        }
+        let Opening { reply_to, lifetime_secs, parity, refused, .. } = **opening;
         for place in opening.failed.drain(..) {
             self.ports.release(place);
         }
-        self.ports.release(allocation.place);
-        self.tables.remove(id);
-        self.respond(now, &reply_to, &Err(Reject::InsufficientCapacity));
+        let Some(place) = allocation.relayed.iter().flatten().map(|relayed| relayed.place).next()
+        else {
+            self.tables.remove(id);
+            return self.respond(now, &reply_to, &Err(Reject::InsufficientCapacity));
+        };
+        let deadline_ns = now.monotonic_ns + u64::from(lifetime_secs) * NS_PER_SEC;
+        for (family, relayed) in Family::ALL.into_iter().zip(&mut allocation.relayed) {
+            let Some(relayed) = relayed else { continue };
+            relayed.deadline_ns = deadline_ns;
+            self.timers.set(None, deadline_ns, Timer::Relayed(id, family));
+            *self.stats.allocations_mut(reply_to.five_tuple.transport, family) += 1;
+        }
+        let token = (parity == Parity::EvenAndNext).then(|| self.hold(now, place.next()));
+        let terms = Terms { lifetime_secs, token, refused };
+        let Some(allocation) = self.tables.by_id_mut(id) else { return };
+        allocation.stage = Stage::Open(terms);
+        let answer = answer(&self.peers, allocation, terms);
+        self.respond(now, &reply_to, &Ok(answer));
     }
+
+    /// Holds a port for whoever has the token.
+    fn hold(&mut self, now: Now, place: Place) -> Token {
+        let token = self.tokens.issue(now, place);
+        let deadline_ns = now.monotonic_ns + RESERVATION_NS;
+        self.timers.set(None, deadline_ns, Timer::Reservation(token));
+        self.reservations.insert(token, Reservation { place, deadline_ns });
+        self.stats.reservations += 1;
+        token
+    }
+}
+
+/// The answer to the Allocate request: the addresses as clients are told them.
+fn answer(peers: &Peers, allocation: &Allocation, terms: Terms) -> Success {
+    let advertised = |relayed: &Relayed| peers.advertised(relayed.address);
+    let advertised = allocation.relayed.each_ref().map(|r| r.as_ref().map(advertised));
+    Success::Allocate { advertised, terms }
 }

@@ -1,5 +1,6 @@
 //! An allocation (RFC 8656 §3.2): what there is between one 5-tuple and one relayed transport
-//! address. Owns the data and the look-ups; the rules are in the file of each method.
+//! address, or one of each family. Owns the data and the look-ups; the rules are in the file of
+//! each method.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,7 +13,9 @@ use relay_common::wire::stun::TransactionId;
 use crate::ledger::Seat;
 use crate::police::Used;
 use crate::ports::{Parity, Place};
-use crate::reply::{ReplyTo, Success};
+use crate::reply::ReplyTo;
+use crate::reservation::Token;
+use crate::snapshot::Code;
 use crate::timers::CHANNEL_BAN_NS;
 use crate::{AllocationId, Binding, Permission};
 
@@ -20,13 +23,12 @@ use crate::{AllocationId, Binding, Permission};
 pub(crate) struct Allocation {
     pub(crate) id: AllocationId,
     pub(crate) five_tuple: FiveTuple,
-    /// The relayed transport address as it is bound, and its place in the pool.
-    pub(crate) relayed: RelayedAddr,
-    pub(crate) place: Place,
     /// What it is charged for.
     pub(crate) _seat: Seat,
     /// When as many new peers as ever may come at once again.
     pub(crate) new_peers_full_ns: u64,
+    /// Its relayed transport addresses, in order of [`Family`]: at least one.
+    pub(crate) relayed: [Option<Relayed>; Family::ALL.len()],
     /// The user who made it; nobody else may use it.
     pub(crate) username: Box<[u8]>,
     /// The Allocate request that made it, to know it when it comes again.
@@ -44,30 +46,53 @@ pub(crate) struct Allocation {
     pub(crate) used: [Used; Direction::ALL.len()],
 }
 
-/// How far an allocation is.
-pub(crate) enum Stage {
-    /// Its relayed transport address is being opened: nobody may use it yet.
-    Opening(Opening),
-    /// It relays.
-    Open(Open),
+/// A relayed transport address. Each has a lifetime of its own (§8.1).
+pub(crate) struct Relayed {
+    /// As it is bound.
+    pub(crate) address: RelayedAddr,
+    /// Its place in the pool.
+    pub(crate) place: Place,
+    /// When it ends; 0 while it is being opened.
+    pub(crate) deadline_ns: u64,
 }
 
-/// What is to be done once the relayed transport address is open, or cannot be.
+/// How far an allocation is.
+pub(crate) enum Stage {
+    /// Its relayed transport addresses are being opened: nobody may use it yet.
+    Opening(Box<Opening>),
+    /// It relays, on these terms.
+    Open(Terms),
+}
+
+/// What is to be done once the relayed transport addresses are open, or cannot be.
 pub(crate) struct Opening {
     pub(crate) reply_to: ReplyTo,
     pub(crate) lifetime_secs: u32,
     pub(crate) parity: Parity,
+    /// Which addresses are being opened, in order of [`Family`].
+    pub(crate) waiting: [bool; Family::ALL.len()],
+    /// The one of two addresses that cannot be had.
+    pub(crate) refused: Option<Refused>,
     /// How many other ports may be tried.
     pub(crate) tries_left: u8,
     /// Ports that could not be opened, kept from being chosen again.
     pub(crate) failed: Vec<Place>,
 }
 
-/// What an allocation has that relays.
-pub(crate) struct Open {
-    pub(crate) deadline_ns: u64,
-    /// The answer to the Allocate request.
-    pub(crate) answer: Success,
+/// What the answer to the Allocate request says beside the addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Terms {
+    pub(crate) lifetime_secs: u32,
+    pub(crate) token: Option<Token>,
+    pub(crate) refused: Option<Refused>,
+}
+
+/// The one of two relayed transport addresses that a client does not get (§7.2, check 9).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Refused {
+    pub(crate) family: Family,
+    /// 440 or 508.
+    pub(crate) code: Code,
 }
 
 /// A permission (RFC 8656 §9).
@@ -108,15 +133,18 @@ impl ChannelBinding {
 }
 
 impl Allocation {
-    pub(crate) fn open(&self) -> Option<&Open> {
+    /// The terms of an allocation that relays.
+    pub(crate) fn open(&self) -> Option<&Terms> {
         match &self.stage {
-            Stage::Open(open) => Some(open),
+            Stage::Open(terms) => Some(terms),
             Stage::Opening(_) => None,
         }
     }
 
-    pub(crate) fn family(&self) -> Family {
-        self.relayed.family()
+    /// The relayed transport address of a family, if there is one that relays.
+    pub(crate) fn relayed(&self, family: Family) -> Option<&Relayed> {
+        self.open()?;
+        self.relayed[family as usize].as_ref()
     }
 
     /// The peer that a channel number relays to now.
@@ -134,13 +162,14 @@ impl Allocation {
     /// A channel that relays, as the datapath needs it.
     pub(crate) fn binding(&self, number: ChannelNumber) -> Option<Binding> {
         let channel = self.channels.get(&number).filter(|c| c.phase == Phase::Bound)?;
-        let client_to_peer = channel.deadline_ns.min(self.open()?.deadline_ns);
+        let relayed = self.relayed(channel.peer.family())?;
+        let client_to_peer = channel.deadline_ns.min(relayed.deadline_ns);
         // Without a permission nothing comes back: a deadline that is always over.
         let permission = self.permissions.get(&channel.peer.ip()).map_or(0, |g| g.deadline_ns);
         Some(Binding {
             allocation: self.id,
             five_tuple: self.five_tuple,
-            relayed: self.relayed,
+            relayed: relayed.address,
             peer: channel.peer,
             number,
             client_to_peer_deadline_ns: client_to_peer,
@@ -150,11 +179,12 @@ impl Allocation {
 
     /// A permission, as the datapath needs it.
     pub(crate) fn permission(&self, ip: IpAddr) -> Option<Permission> {
-        let allocation_deadline_ns = self.open()?.deadline_ns;
+        let relayed = self.relayed(Family::of(ip))?;
+        let allocation_deadline_ns = relayed.deadline_ns;
         Some(Permission {
             allocation: self.id,
             five_tuple: self.five_tuple,
-            relayed: self.relayed,
+            relayed: relayed.address,
             peer: ip,
             deadline_ns: self.permissions.get(&ip)?.deadline_ns.min(allocation_deadline_ns),
             allocation_deadline_ns,

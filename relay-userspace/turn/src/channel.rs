@@ -26,6 +26,7 @@ impl Turn {
         let Some(number) = ChannelNumber::new(number, self.channel_range) else {
             if ChannelNumber::new(number, ChannelRange::Rfc5766).is_some() {
                 self.stats.channel_numbers_rfc5766_refused += 1;
+                self.outputs.push_back(Output::HintChannelNumber);
             }
             return Err(Reject::BadRequest);
         };

@@ -1,8 +1,9 @@
 //! The end of things: what a deadline does, and how an allocation goes away.
 
+use relay_common::addr::Family;
 use relay_common::wire::channel_data::ChannelNumber;
 
-use crate::allocation::{Phase, Stage};
+use crate::allocation::{Allocation, ChannelBinding, Phase, Stage};
 use crate::ports::Parity;
 use crate::timers::Timer;
 use crate::{AllocationId, Now, Output, Turn};
@@ -21,7 +22,7 @@ impl Turn {
                         self.stats.permissions -= 1;
                     }
                 }
-                Timer::Allocation(id) => self.deallocate(id),
+                Timer::Relayed(id, family) => self.close_relayed(id, family),
                 Timer::Reservation(token) => {
                     if let Some(reservation) = self.reservations.remove(&token) {
                         self.ports.release(reservation.place);
@@ -32,46 +33,73 @@ impl Turn {
         }
     }
 
-    /// Ends an allocation: the datapath forgets it, then its relayed transport address closes,
-    /// then the port may be chosen again.
+    /// Ends an allocation.
     pub(crate) fn deallocate(&mut self, id: AllocationId) {
+        for family in Family::ALL {
+            self.close_relayed(id, family);
+        }
+    }
+
+    /// Ends a relayed transport address of an allocation: the datapath forgets what belongs to it,
+    /// then it closes, then its port may be chosen again. With the last one ends the allocation.
+    pub(crate) fn close_relayed(&mut self, id: AllocationId, family: Family) {
         let Some(allocation) = self.tables.by_id(id) else { return };
-        let numbers: Vec<_> = allocation.channels.keys().copied().collect();
-        let ips: Vec<_> = allocation.permissions.keys().copied().collect();
+        if allocation.relayed[family as usize].is_none() {
+            return;
+        }
+        let ips = allocation.permissions.keys().copied().filter(|ip| Family::of(*ip) == family);
+        let of_family = |(_, channel): &(_, &ChannelBinding)| channel.peer.family() == family;
+        let numbers = allocation.channels.iter().filter(of_family).map(|(number, _)| *number);
+        let (ips, numbers): (Vec<_>, Vec<_>) = (ips.collect(), numbers.collect());
         // Permissions first: without its binding, a peer's data would leave as an indication.
-        for ip in ips {
-            self.forbid(id, ip);
+        for ip in &ips {
+            self.forbid(id, *ip);
         }
+        for number in &numbers {
+            self.withdraw(id, *number);
+        }
+        let Some(allocation) = self.tables.by_id_mut(id) else { return };
         for number in numbers {
-            self.withdraw(id, number);
-        }
-        let Some(allocation) = self.tables.remove(id) else { return };
-        for (number, channel) in &allocation.channels {
-            self.timers.cancel(channel.timer_ns(), Timer::Channel(id, *number));
+            let Some(channel) = allocation.channels.remove(&number) else { continue };
+            allocation.numbers.remove(&channel.peer);
+            self.timers.cancel(channel.timer_ns(), Timer::Channel(id, number));
             if channel.phase == Phase::Bound {
                 self.stats.channels -= 1;
             }
         }
-        for (ip, given) in &allocation.permissions {
-            self.timers.cancel(given.deadline_ns, Timer::Permission(id, *ip));
+        for ip in ips {
+            let Some(given) = allocation.permissions.remove(&ip) else { continue };
+            self.timers.cancel(given.deadline_ns, Timer::Permission(id, ip));
             self.stats.permissions -= 1;
         }
-        self.outputs.push_back(Output::CloseRelay { allocation: id, counts: allocation.counts });
-        self.ports.release(allocation.place);
-        let family = allocation.family();
-        match allocation.stage {
-            Stage::Open(open) => {
-                self.timers.cancel(open.deadline_ns, Timer::Allocation(id));
+        let Some(relayed) = allocation.relayed[family as usize].take() else { return };
+        self.outputs.push_back(Output::CloseRelay { allocation: id, family });
+        self.ports.release(relayed.place);
+        match &mut allocation.stage {
+            Stage::Open(_) => {
+                self.timers.cancel(relayed.deadline_ns, Timer::Relayed(id, family));
                 *self.stats.allocations_mut(allocation.five_tuple.transport, family) -= 1;
             }
             Stage::Opening(opening) => {
                 if opening.parity == Parity::EvenAndNext {
-                    self.ports.release(allocation.place.next());
+                    self.ports.release(relayed.place.next());
                 }
-                for place in opening.failed {
+                for place in opening.failed.drain(..) {
                     self.ports.release(place);
                 }
             }
+        }
+        if allocation.relayed.iter().all(Option::is_none) {
+            self.end(id);
+        }
+    }
+
+    /// Forgets an allocation of which no relayed transport address is left.
+    fn end(&mut self, id: AllocationId) {
+        let Some(allocation) = self.tables.remove(id) else { return };
+        if allocation.open().is_some() {
+            let Allocation { five_tuple, counts, .. } = allocation;
+            self.outputs.push_back(Output::Ended { five_tuple, counts });
         }
     }
 

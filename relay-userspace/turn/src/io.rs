@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use relay_common::abi::{Count, Direction};
-use relay_common::addr::{FiveTuple, PeerAddr, RelayedAddr};
+use relay_common::addr::{Family, FiveTuple, PeerAddr, RelayedAddr};
 use relay_common::wire::attribute::Icmp;
 use relay_common::wire::channel_data::ChannelNumber;
 
@@ -63,11 +63,15 @@ pub enum Input<'a> {
     RelayOpened {
         /// The allocation it was opened for.
         allocation: AllocationId,
+        /// Which of its addresses.
+        family: Family,
     },
     /// [`Output::OpenRelay`] failed: the port is taken, or resources are.
     RelayFailed {
         /// The allocation it was opened for.
         allocation: AllocationId,
+        /// Which of its addresses.
+        family: Family,
     },
     /// The time of [`crate::Turn::deadline`] has come.
     Deadline,
@@ -84,12 +88,15 @@ pub enum Output {
         /// Where they lie.
         bytes: Range<usize>,
     },
-    /// Send a part of the input's datagram from the relayed transport address to a peer.
+    /// Send a part of the input's datagram to a peer, from the allocation's relayed transport
+    /// address of the peer's family.
     ToPeer {
         /// Whose relayed transport address.
         allocation: AllocationId,
         /// Where to.
         peer: PeerAddr,
+        /// Whether it may be fragmented on its way.
+        fragments: Fragments,
         /// Application data, as a range of the input's datagram.
         payload: Range<usize>,
     },
@@ -103,17 +110,24 @@ pub enum Output {
         padding: usize,
     },
     /// Open a socket on the address, and answer with [`Input::RelayOpened`] or
-    /// [`Input::RelayFailed`].
+    /// [`Input::RelayFailed`]. An allocation has one address of each family at most.
     OpenRelay {
         /// For this allocation.
         allocation: AllocationId,
         /// The address to bind (before any `external` mapping).
         relayed: RelayedAddr,
     },
-    /// Close the socket of the allocation, or give up opening it.
+    /// Close a socket of the allocation, or give up opening it.
     CloseRelay {
         /// Of this allocation.
         allocation: AllocationId,
+        /// Which of its addresses.
+        family: Family,
+    },
+    /// An allocation that relayed is over: nothing of it is left, in the datapath either.
+    Ended {
+        /// What it was known by.
+        five_tuple: FiveTuple,
         /// What was relayed for it here, not by the datapath, in order of [`Direction`].
         counts: [Count; Direction::ALL.len()],
     },
@@ -131,6 +145,19 @@ pub enum Output {
     Forbid(Permission),
     /// Nothing to do: a request of an authenticated client was refused, for the log.
     Refused(Refusal),
+    /// Tell the operator, now and then: a client was refused a channel number that only RFC 5766
+    /// allows.
+    HintChannelNumber,
+}
+
+/// Whether a datagram to a peer may be fragmented (RFC 8656 §14).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fragments {
+    /// As the system does it.
+    Allowed,
+    /// It leaves with DF set (DONT-FRAGMENT), or not at all: one that is too big for the link is
+    /// told by [`Input::PeerIcmp`].
+    Forbidden,
 }
 
 /// Why the configuration or a default refused a request.
@@ -159,17 +186,18 @@ pub struct Binding {
     pub allocation: AllocationId,
     /// Client and server.
     pub five_tuple: FiveTuple,
-    /// The relayed transport address, as bound (before any `external` mapping).
+    /// The relayed transport address of the peer's family, as bound (before any `external`
+    /// mapping).
     pub relayed: RelayedAddr,
     /// The peer, as packets carry it (after any `external` mapping).
     pub peer: PeerAddr,
     /// The channel.
     pub number: ChannelNumber,
-    /// Client to peer is relayed strictly before this time: the earlier of binding and
-    /// allocation. CLOCK_MONOTONIC, nanoseconds.
+    /// Client to peer is relayed strictly before this time: the earlier of binding and relayed
+    /// transport address. CLOCK_MONOTONIC, nanoseconds.
     pub client_to_peer_deadline_ns: u64,
     /// Peer to client is relayed strictly before this time: the earliest of binding, permission
-    /// and allocation. CLOCK_MONOTONIC, nanoseconds.
+    /// and relayed transport address. CLOCK_MONOTONIC, nanoseconds.
     pub peer_to_client_deadline_ns: u64,
 }
 
@@ -180,14 +208,16 @@ pub struct Permission {
     pub allocation: AllocationId,
     /// Client and server.
     pub five_tuple: FiveTuple,
-    /// The relayed transport address, as bound (before any `external` mapping).
+    /// The relayed transport address of the peer's family, as bound (before any `external`
+    /// mapping).
     pub relayed: RelayedAddr,
     /// The peer's address, as packets carry it (after any `external` mapping).
     pub peer: IpAddr,
-    /// In force strictly before this time: the earlier of permission and allocation.
+    /// In force strictly before this time: the earlier of permission and relayed transport
+    /// address.
     /// CLOCK_MONOTONIC, nanoseconds.
     pub deadline_ns: u64,
-    /// When the allocation ends. CLOCK_MONOTONIC, nanoseconds.
+    /// When the relayed transport address ends. CLOCK_MONOTONIC, nanoseconds.
     pub allocation_deadline_ns: u64,
 }
 

@@ -42,7 +42,7 @@ mod turn;
 
 pub use config::{Config, Discovery, Limits, RelayAddress};
 pub use credentials::Credentials;
-pub use io::{AllocationId, Binding, Head, Input, Now, Output, Permission, Refusal};
+pub use io::{AllocationId, Binding, Fragments, Head, Input, Now, Output, Permission, Refusal};
 pub use ledger::Ledger;
 pub use police::POLICING_BURST_NS;
 pub use policy::{Listed, Loopback, Policy, Rules};

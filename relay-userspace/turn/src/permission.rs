@@ -51,12 +51,13 @@ impl Turn {
             attribute::xor_address(value, message.transaction_id()).ok_or(Reject::BadRequest)?;
         let allocation = self.tables.by_id(id).ok_or(Reject::AllocationMismatch)?;
         // The family as it is named: an IPv4-mapped address is not one for an IPv4 allocation.
-        if Family::of(named.ip()) != allocation.family() {
+        let family = Family::of(named.ip());
+        if allocation.relayed(family).is_none() {
             return Err(Reject::PeerAddressFamilyMismatch);
         }
         let peer = self.peers.inside(PeerAddr::new(named));
         self.peers.permit(peer.ip())?;
-        if peer.family() != allocation.family() {
+        if peer.family() != family {
             // Of an IPv6 address, what is IPv4 in packets: a mapped one.
             return Err(Denial::of(DeniedBy::Transition).into());
         }

@@ -1,9 +1,10 @@
-//! Refresh (RFC 8656 §8): keeps an allocation for longer, or ends it.
+//! Refresh (RFC 8656 §8): keeps an allocation for longer, or ends it; or one of its two relayed
+//! transport addresses.
 
+use relay_common::addr::Family;
 use relay_common::wire::attribute::{self, AttributeType};
 
 use crate::Turn;
-use crate::allocation::Stage;
 use crate::reject::Reject;
 use crate::reply::Success;
 use crate::request::{NamedFamily, Request, named_family, optional};
@@ -17,20 +18,32 @@ impl Turn {
         let Some(allocation) = self.tables.by_id_mut(id) else {
             return Err(Reject::AllocationMismatch);
         };
-        // §8.2: the family, if named, is that of the relayed transport address.
-        if family.is_some_and(|family| family != NamedFamily::Known(allocation.family())) {
-            return Err(Reject::PeerAddressFamilyMismatch);
-        }
-        // §8.2: a lifetime of zero deletes the allocation.
+        // §8.1: it is about the relayed transport address of the named family, or about all.
+        // §8.2: one that the allocation does not have is refused.
+        let families: Vec<Family> = match family {
+            None => Family::ALL.to_vec(),
+            Some(NamedFamily::Known(family)) if allocation.relayed(family).is_some() => {
+                vec![family]
+            }
+            Some(NamedFamily::Known(_) | NamedFamily::Unknown) => {
+                return Err(Reject::PeerAddressFamilyMismatch);
+            }
+        };
+        // §8.2: a lifetime of zero deletes; with the last address goes the allocation.
         if asked == Some(0) {
-            self.deallocate(id);
+            for family in families {
+                self.close_relayed(id, family);
+            }
             return Ok(Success::Refresh { lifetime_secs: 0 });
         }
         let lifetime_secs = self.limits.lifetime_secs(asked);
         let deadline_ns = request.now.monotonic_ns + u64::from(lifetime_secs) * NS_PER_SEC;
-        if let Stage::Open(open) = &mut allocation.stage {
-            self.timers.set(Some(open.deadline_ns), deadline_ns, Timer::Allocation(id));
-            open.deadline_ns = deadline_ns;
+        for family in families {
+            if let Some(relayed) = &mut allocation.relayed[family as usize] {
+                let timer = Timer::Relayed(id, family);
+                self.timers.set(Some(relayed.deadline_ns), deadline_ns, timer);
+                relayed.deadline_ns = deadline_ns;
+            }
         }
         let ips: Vec<_> = allocation.permissions.keys().copied().collect();
         let numbers: Vec<_> = allocation.channels.keys().copied().collect();

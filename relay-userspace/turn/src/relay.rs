@@ -13,7 +13,7 @@ use relay_common::wire::writer::MessageWriter;
 
 use crate::allocation::Allocation;
 use crate::request::unknown_attributes;
-use crate::{AllocationId, DropReason, Head, Now, Output, Turn};
+use crate::{AllocationId, DropReason, Fragments, Head, Now, Output, Turn};
 
 /// What fits into a UDP datagram over IPv4; IPv6 has room for 20 more, which nobody uses.
 const DATAGRAM_BYTES_MAX: usize = 65_507;
@@ -87,14 +87,12 @@ impl Turn {
         let allocation = self.allocation_of(five_tuple)?;
         let peer = allocation.bound_peer(message.number).ok_or(DropReason::UnboundChannel)?;
         let bytes = message.payload.len();
-        let output = Output::ToPeer { allocation: allocation.id, peer, payload: message.payload };
+        let (fragments, payload) = (Fragments::Allowed, message.payload);
+        let output = Output::ToPeer { allocation: allocation.id, peer, fragments, payload };
         Ok(Passing { allocation: allocation.id, output, bytes })
     }
 
     fn send(&self, five_tuple: &FiveTuple, message: &Message<'_>) -> Result<Passing, DropReason> {
-        if message.attribute(AttributeType::DONT_FRAGMENT).is_some() {
-            return Err(DropReason::DontFragment);
-        }
         // RFC 8489 §6.3.2.
         if !unknown_attributes(message).is_empty() {
             return Err(DropReason::UnknownAttribute);
@@ -107,7 +105,7 @@ impl Turn {
         let named = attribute::xor_address(peer.value, message.transaction_id())
             .ok_or(DropReason::MalformedIndication)?;
         let allocation = self.allocation_of(five_tuple)?;
-        if Family::of(named.ip()) != allocation.family() {
+        if allocation.relayed(Family::of(named.ip())).is_none() {
             return Err(DropReason::PeerDenied);
         }
         let peer = self.peers.inside(PeerAddr::new(named));
@@ -118,7 +116,14 @@ impl Turn {
         self.peers.reach(peer).map_err(|_| DropReason::PeerDenied)?;
         let start = data.offset + ATTRIBUTE_HEADER_BYTES;
         let payload = start..start + data.value.len();
-        let output = Output::ToPeer { allocation: allocation.id, peer, payload };
+        // §13.1, §13.2, §13.3, §14: from IPv4 to IPv4 only.
+        let is_ipv4 = |family| family == Family::V4;
+        let is_asked = message.attribute(AttributeType::DONT_FRAGMENT).is_some();
+        let fragments = match is_asked && is_ipv4(five_tuple.client.family()) {
+            true if is_ipv4(peer.family()) => Fragments::Forbidden,
+            true | false => Fragments::Allowed,
+        };
+        let output = Output::ToPeer { allocation: allocation.id, peer, fragments, payload };
         Ok(Passing { allocation: allocation.id, output, bytes: data.value.len() })
     }
 

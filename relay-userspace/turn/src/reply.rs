@@ -1,11 +1,12 @@
 //! Responses (RFC 8489 §6.3.1, §9.2.4): what is in each, who signs it, and whether it may leave.
 //! Owns the bytes in the reply arena.
 
-use relay_common::addr::{FiveTuple, RelayedAddr};
+use relay_common::addr::{Family, FiveTuple, RelayedAddr};
 use relay_common::wire::attribute::AttributeType;
 use relay_common::wire::stun::{Class, Method, TransactionId};
 use relay_common::wire::writer::MessageWriter;
 
+use crate::allocation::{Refused, Terms};
 use crate::discovery::Discovered;
 use crate::key::Key;
 use crate::reject::Reject;
@@ -44,8 +45,8 @@ pub(crate) enum Success {
     Binding,
     /// Binding, where a client can find out about its NAT.
     Discovered(Discovered),
-    /// Allocate: the relayed transport address, as clients are told, and its terms.
-    Allocate { advertised: RelayedAddr, lifetime_secs: u32, token: Option<[u8; 8]> },
+    /// Allocate: the relayed transport addresses, as clients are told, and their terms.
+    Allocate { advertised: [Option<RelayedAddr>; Family::ALL.len()], terms: Terms },
     /// Refresh.
     Refresh { lifetime_secs: u32 },
     /// CreatePermission and ChannelBind: nothing more.
@@ -137,11 +138,16 @@ impl Success {
                 }
             }
             // RFC 8656 §7.2.
-            Self::Allocate { advertised, lifetime_secs, token } => {
-                writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, advertised.socket());
-                writer.number(AttributeType::LIFETIME, lifetime_secs);
-                if let Some(token) = token {
+            Self::Allocate { advertised, terms } => {
+                for relayed in advertised.into_iter().flatten() {
+                    writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, relayed.socket());
+                }
+                writer.number(AttributeType::LIFETIME, terms.lifetime_secs);
+                if let Some(token) = terms.token {
                     writer.attribute(AttributeType::RESERVATION_TOKEN, &token);
+                }
+                if let Some(Refused { family, code }) = terms.refused {
+                    writer.address_error_code(family, code.number());
                 }
                 writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, reflexive);
             }

@@ -108,7 +108,6 @@ pub(crate) fn unknown_attributes(message: &Message<'_>) -> Vec<AttributeType> {
 /// What is understood, be it only well enough to be ignored where it does not belong.
 /// MESSAGE-INTEGRITY-SHA256 is passed over: a client that sends it with MESSAGE-INTEGRITY has
 /// proved who it is, one that sends it alone gets a 401 that does not ask for it.
-/// DONT-FRAGMENT is not: RFC 8656 §7.2 wants it refused like any other unknown attribute.
 const fn is_known(kind: AttributeType) -> bool {
     matches!(
         kind,
@@ -127,6 +126,7 @@ const fn is_known(kind: AttributeType) -> bool {
             | AttributeType::REQUESTED_ADDRESS_FAMILY
             | AttributeType::EVEN_PORT
             | AttributeType::REQUESTED_TRANSPORT
+            | AttributeType::DONT_FRAGMENT
             | AttributeType::MESSAGE_INTEGRITY_SHA256
             | AttributeType::XOR_MAPPED_ADDRESS
             | AttributeType::RESERVATION_TOKEN

@@ -167,8 +167,6 @@ pub enum DropReason {
     MalformedIndication,
     /// An indication with a comprehension-required attribute that is not known.
     UnknownAttribute,
-    /// A Send indication with DONT-FRAGMENT, which is not supported.
-    DontFragment,
     /// A request or its answer beyond what one unauthenticated source may cause.
     RateLimited,
     /// The reply to an unauthenticated request would be too much larger than it.
@@ -197,7 +195,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order used for metrics.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 19] = [
         Self::NotTurn,
         Self::MalformedStun,
         Self::BadFingerprint,
@@ -205,7 +203,6 @@ impl DropReason {
         Self::UnknownIndication,
         Self::MalformedIndication,
         Self::UnknownAttribute,
-        Self::DontFragment,
         Self::RateLimited,
         Self::Amplification,
         Self::AllocationPending,
@@ -231,7 +228,6 @@ impl DropReason {
             Self::UnknownIndication => "unknown_indication",
             Self::MalformedIndication => "malformed_indication",
             Self::UnknownAttribute => "unknown_attribute",
-            Self::DontFragment => "dont_fragment",
             Self::RateLimited => "rate_limited",
             Self::Amplification => "amplification",
             Self::AllocationPending => "allocation_pending",
@@ -310,7 +306,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Gauge: allocations, by the transport to the client and the family of the relayed transport
-    /// address.
+    /// address. One with an address of each family counts for both.
     #[must_use]
     pub const fn allocations(&self, transport: Transport, family: Family) -> u64 {
         match transport {

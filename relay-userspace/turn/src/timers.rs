@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use relay_common::addr::Family;
 use relay_common::wire::channel_data::ChannelNumber;
 
 use crate::AllocationId;
@@ -24,8 +25,8 @@ pub(crate) enum Timer {
     Channel(AllocationId, ChannelNumber),
     /// A permission.
     Permission(AllocationId, IpAddr),
-    /// An allocation, with all that is left of it.
-    Allocation(AllocationId),
+    /// A relayed transport address of an allocation, with all that is left of it.
+    Relayed(AllocationId, Family),
     /// A port held by EVEN-PORT.
     Reservation([u8; 8]),
 }

@@ -98,8 +98,12 @@ impl Turn {
             Input::PeerIcmp { allocation, peer, icmp } => {
                 self.relay_icmp(now, allocation, peer, icmp);
             }
-            Input::RelayOpened { allocation } => self.relay_opened(now, allocation),
-            Input::RelayFailed { allocation } => self.relay_failed(now, allocation),
+            Input::RelayOpened { allocation, family } => {
+                self.relay_opened(now, allocation, family);
+            }
+            Input::RelayFailed { allocation, family } => {
+                self.relay_failed(now, allocation, family);
+            }
             Input::Deadline => {}
         }
     }

@@ -44,11 +44,15 @@ fn statement(random: &mut Random, world: &World) -> String {
     match random.below(28) {
         0..=3 => {
             let even = random.pick(&["", "", "even=0", "even=1", "token=forged", "again"]);
-            let family = random.pick(&["", "", "family=4", "family=6", "additional=6"]);
+            let family =
+                random.pick(&["", "", "family=4", "family=6", "additional=6", "additional=6"]);
             format!("{client} allocates {lifetime} {even} {family}")
         }
         4 => format!("{client} refreshes {lifetime}"),
-        5 => format!("{client} refreshes"),
+        5 => {
+            let family = random.pick(&["", "family=4", "family=6", "family=6 lifetime=0"]);
+            format!("{client} refreshes {family}")
+        }
         6 => format!("{client} refreshes user=other password=word lifetime=0"),
         7..=9 => format!("{client} permits {peer} {}", random.pick(PEERS)),
         10..=13 => format!("{client} binds {number} to {peer}"),

@@ -57,9 +57,10 @@ fn the_transport_is_udp() {
 }
 
 #[test]
-fn dont_fragment_is_unknown_until_it_is_supported() {
-    check("alice allocates attribute=001a => 420 001a");
-    check("alice allocates; alice refreshes attribute=001a => 420 001a");
+fn dont_fragment_is_supported() {
+    check("alice allocates attribute=001a => ok 600 ipv4");
+    check("alice allocates family=6 attribute=001a => ok 600 ipv6");
+    check("alice allocates; alice refreshes attribute=001a => ok 600");
 }
 
 #[test]
@@ -90,13 +91,88 @@ fn families_are_those_of_the_relayed_addresses() {
 }
 
 #[test]
-fn two_families_at_once_are_not_given_but_their_rules_hold() {
-    check("alice allocates additional=6 => ok 600 ipv4");
+fn two_families_at_once() {
+    let both = "only open, open, ok 600 ipv4";
+    check(&format!("alice allocates additional=6 => {both}"));
+    check(&format!("alice6 allocates additional=6 => {both}"));
+    check("alice allocates even=0 additional=6 => only open, open, ok 600 ipv4 even ipv6 even");
+    check("alice allocates additional=6 lifetime=700 => ok 700; alice allocates => 437");
+    let mut world = World::new(config());
+    run(&mut world, "alice allocates additional=6 lifetime=700; 9s pass; anna allocates");
+    let allocations =
+        |world: &World, family| world.turn.snapshot().allocations(Transport::Udp, family);
+    assert_eq!(Family::ALL.map(|family| allocations(&world, family)), [2, 1]);
+    let relayed = world.client("alice").relayed;
+    assert!(relayed.iter().all(Option::is_some), "{relayed:?}");
+    run(&mut world, "alice allocates again => only ok 700");
+    assert_eq!(world.client("alice").relayed, relayed);
+}
+
+#[test]
+fn the_rules_for_two_families_come_in_their_order() {
     check("alice allocates additional=4 => 400");
     check("alice allocates additional=9 => 440");
+    check("alice allocates attribute=8000/3 => 400");
     check("alice allocates family=4 additional=6 => 400");
+    check("alice allocates family=9 additional=6 => 400");
     check("alice allocates even=1 additional=6 => 400");
-    check("alice allocates even=0 additional=6 => ok 600 ipv4 even");
+    check("alice allocates transport=6 family=4 additional=6 => 442");
+    // Check 7 is made before check 9, and asks for IPv4 alone.
+    let mut only_v6 = config();
+    only_v6.relay_addresses.remove(0);
+    check_with(only_v6.clone(), "alice6 allocates additional=4 => 440");
+    check_with(only_v6, "alice6 allocates additional=6 => 440");
+}
+
+#[test]
+fn of_two_families_one_is_better_than_none() {
+    let mut only_v4 = config();
+    only_v4.relay_addresses.pop();
+    only_v4.relay_ports = 50_000..=50_000;
+    check_with(
+        only_v4,
+        "alice allocates additional=6 => only open, ok 600 ipv4 even without 2 440; \
+         alice allocates again => ok 600 ipv4 even without 2 440; alice permits bob6 => 443",
+    );
+    // One port of each: whoever comes second gets what is left.
+    let mut one = config();
+    one.relay_ports = 50_000..=50_000;
+    check_with(
+        one.clone(),
+        "alice allocates family=6; anna allocates additional=6 \
+         => ok 600 ipv4 even without 2 508; amy allocates additional=6 => 508",
+    );
+    check_with(
+        one,
+        "alice allocates; anna allocates additional=6 \
+         => only open, ok 600 ipv6 even without 1 508; \
+         anna permits bob => 443; anna permits bob6",
+    );
+}
+
+#[test]
+fn of_two_families_one_may_fail_to_open() {
+    let fails = |times: usize| "fail, ".repeat(times);
+    // Eight other ports are tried in all; then the other family is alone.
+    check(&format!(
+        "opens fail 9; alice allocates additional=6 => only {}open, ok 600 ipv6",
+        fails(9)
+    ));
+    check(&format!("opens fail 10; alice allocates additional=6 => only {}508", fails(10)));
+    check("opens fail 1; alice allocates additional=6 => only fail, open, open, ok 600 ipv4");
+    check(
+        "opens wait; alice allocates additional=6 => opening, opening; \
+         alice refreshes => 437; opened => nothing, ok 600 ipv4",
+    );
+    let mut world = World::new(config());
+    run(&mut world, "opens fail 10; alice allocates additional=6 => 508");
+    assert_eq!((world.turn.deadline(), world.relays.len()), (None, 0));
+    run(&mut world, "opens wait; alice allocates additional=6 => opening, opening");
+    world.turn.close();
+    let outputs: Vec<_> = std::iter::from_fn(|| world.turn.poll()).collect();
+    let closed = matches!(outputs[..], [Output::CloseRelay { .. }, Output::CloseRelay { .. }]);
+    assert!(closed, "{outputs:?}");
+    assert_eq!(world.turn.deadline(), None);
 }
 
 #[test]
@@ -118,7 +194,7 @@ fn an_even_port_is_even_and_the_next_is_held_for_thirty_seconds() {
     );
     let mut world = World::new(config());
     run(&mut world, "alice allocates even=1; anna allocates token=alice");
-    let port = |world: &mut World, name| world.client(name).relayed.unwrap().port();
+    let port = |world: &mut World, name| world.client(name).relayed[0].unwrap().port();
     assert_eq!(port(&mut world, "alice") + 1, port(&mut world, "anna"));
     assert_eq!(world.turn.snapshot().reservations, 0);
 }
@@ -209,7 +285,7 @@ fn behind_a_nat_clients_are_told_the_outside_address() {
     nat.relay_addresses[0].external = Some("12.0.0.1".parse().unwrap());
     let mut world = World::new(nat);
     run(&mut world, "alice allocates");
-    assert_eq!(world.client("alice").relayed.unwrap().ip().to_string(), "12.0.0.1");
+    assert_eq!(world.client("alice").relayed[0].unwrap().ip().to_string(), "12.0.0.1");
     assert_eq!(world.relays.values().next().unwrap().1.ip().to_string(), "11.0.0.1");
 }
 
@@ -234,7 +310,8 @@ fn closing_ends_everything_and_what_opens_late_is_closed() {
     let mut world = World::new(config());
     run(&mut world, "alice allocates; alice permits bob; alice binds 4000 to carol");
     run(&mut world, "opens wait; anna allocates even=1 => opening");
-    let pending = *world.relays.iter().find(|(_, (name, _))| name == "anna").unwrap().0;
+    let anna = world.relays.iter().find(|(_, (name, _))| name == "anna");
+    let (allocation, family) = *anna.unwrap().0;
     world.turn.close();
     let outputs: Vec<_> = std::iter::from_fn(|| world.turn.poll()).collect();
     let ends = matches!(
@@ -244,6 +321,7 @@ fn closing_ends_everything_and_what_opens_late_is_closed() {
             Output::Forbid(_),
             Output::Withdraw(_),
             Output::CloseRelay { .. },
+            Output::Ended { .. },
             Output::CloseRelay { .. }
         ]
     );
@@ -252,7 +330,6 @@ fn closing_ends_everything_and_what_opens_late_is_closed() {
     assert_eq!((snapshot.permissions, snapshot.channels), (0, 0));
     assert_eq!(snapshot.allocations(Transport::Udp, Family::V4), 0);
     assert_eq!(world.turn.deadline(), None);
-    world.turn.handle(world.now, relay_turn::Input::RelayOpened { allocation: pending });
-    let counts = Default::default();
-    assert_eq!(world.turn.poll(), Some(Output::CloseRelay { allocation: pending, counts }));
+    world.turn.handle(world.now, relay_turn::Input::RelayOpened { allocation, family });
+    assert_eq!(world.turn.poll(), Some(Output::CloseRelay { allocation, family }));
 }

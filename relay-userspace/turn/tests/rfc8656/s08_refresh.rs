@@ -39,6 +39,56 @@ fn a_named_family_is_the_allocations() {
 }
 
 #[test]
+fn of_two_families_a_named_one_is_refreshed_alone() {
+    let both = "alice allocates additional=6";
+    check(&format!(
+        "{both}; 300s pass; alice refreshes family=6 => only ok 600; 299s pass => nothing; \
+         1s pass => close; alice refreshes family=4 => 443; \
+         alice refreshes family=6 => only ok 600; \
+         600s pass => close; alice refreshes => 437"
+    ));
+    check(&format!(
+        "{both}; 300s pass; alice refreshes => only ok 600; 599s pass => nothing; \
+         1s pass => only close, close; alice refreshes => 437"
+    ));
+    check(&format!("{both}; alice refreshes family=9 => 443; alice refreshes family=4"));
+}
+
+#[test]
+fn of_two_families_a_named_one_is_deleted_alone() {
+    let both = "alice allocates additional=6";
+    check(&format!(
+        "{both}; alice refreshes family=4 lifetime=0 => only close, ok 0; alice refreshes; \
+         alice refreshes family=4 lifetime=0 => 443; alice allocates => 437; \
+         alice refreshes family=6 lifetime=0 => only close, ok 0; alice refreshes => 437; \
+         alice allocates"
+    ));
+    check(&format!("{both}; alice refreshes lifetime=0 => only close, close, ok 0"));
+    // Permissions and channels of the other are not touched (§8.1).
+    check(&format!(
+        "{both}; alice binds 4000 to bob; alice binds 4001 to bob6; \
+         alice refreshes family=6 lifetime=0 \
+         => only forbid 2a00:9::1, withdraw 4001, close, ok 0; \
+         alice sends 5 on 4000 => to bob 5; alice sends 5 on 4001 => unbound_channel; \
+         alice binds 4001 to carol; alice permits bob6 => 443; alice binds 4002 to bob6 => 443"
+    ));
+    // Nor is a number banned that belonged to what was deleted.
+    check(&format!("{both}; alice binds 4000 to bob; 600s pass unnoticed; alice refreshes => 437"));
+}
+
+#[test]
+fn of_two_families_each_has_its_own_deadline_in_the_datapath() {
+    check(
+        "alice allocates additional=6; alice binds 4000 to bob => install 4000 600/300, ok; \
+         alice binds 4001 to bob6 => install 4001 600/300, ok; 500s pass; \
+         alice binds 4000 to bob => only permit 9.9.9.1 100/100, install 4000 100/100, ok; \
+         alice refreshes family=4 => only permit 9.9.9.1 300/600, install 4000 600/300, \
+         install 4001 100/0, ok 600; \
+         100s pass => only withdraw 4001, close; alice sends 5 on 4000 => to bob 5",
+    );
+}
+
+#[test]
 fn data_refreshes_nothing() {
     check(
         "alice allocates; alice permits bob; 299s pass; peer bob sends 5 to alice; \

@@ -50,6 +50,30 @@ fn several_peers_are_permitted_together_or_not_at_all() {
 }
 
 #[test]
+fn with_two_families_peers_may_be_of_both() {
+    check(
+        "alice allocates additional=6; alice permits bob bob6 \
+         => only permit 9.9.9.1 300/600, permit 2a00:9::1 300/600, ok; \
+         peer bob sends 1 to alice => to alice data bob 1; \
+         peer bob6 sends 2 to alice => to alice data bob6 2",
+    );
+    check(
+        "alice allocates additional=6; alice permits bob [::1]:1 => 403; \
+         alice permits bob [::ffff:9.9.9.1]:1 => 403; alice permits carol carol6; \
+         alice refreshes family=6 lifetime=0; alice permits carol carol6 => 443",
+    );
+    // The limits are the allocation's.
+    check(
+        "alice allocates additional=6; alice permits bob bob6 carol; alice permits carol6 => 508",
+    );
+    // Our own relayed transport addresses of either family are peers.
+    check(
+        "alice allocates additional=6; anna allocates additional=6; alice binds 4000 to anna's6; \
+         alice binds 4001 to anna's; alice sends 5 on 4000 => to anna's 5",
+    );
+}
+
+#[test]
 fn an_allocation_has_so_many_permissions() {
     check(
         "alice allocates; alice permits bob carol dave; alice permits bob2 carol; \

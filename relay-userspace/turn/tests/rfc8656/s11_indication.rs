@@ -39,9 +39,56 @@ fn a_send_indication_of_another_shape_is_dropped() {
 }
 
 #[test]
-fn dont_fragment_is_not_honoured_so_it_is_not_sent() {
+fn dont_fragment_counts_from_ipv4_to_ipv4() {
     check(
-        "alice allocates; alice permits bob; alice sends 5 to bob attribute=001a => dont_fragment",
+        "alice allocates; alice permits bob; alice sends 5 to bob => to bob 5; \
+         alice sends 5 to bob attribute=001a => only to bob 5 whole",
+    );
+    // §13.1, §13.2 and §13.3 want it ignored.
+    let both = "allocates additional=6; alice permits bob bob6";
+    check(&format!(
+        "alice {both}; alice sends 5 to bob6 attribute=001a => to bob6 5; \
+         alice sends 5 to bob attribute=001a => to bob 5 whole"
+    ));
+    check(
+        "alice6 allocates additional=6; alice6 permits bob bob6; \
+         alice6 sends 5 to bob attribute=001a => to bob 5; \
+         alice6 sends 5 to bob6 attribute=001a => to bob6 5",
+    );
+    check("alice allocates; alice sends 5 to bob attribute=001a => no_permission");
+}
+
+#[test]
+fn with_two_families_data_takes_that_of_the_peer() {
+    check(
+        "alice allocates additional=6; alice permits bob carol6; alice sends 5 to bob => to bob 5; \
+         alice sends 6 to carol6 => to carol6 6; alice sends 7 to bob6 => no_permission; \
+         peer bob sends 8 to alice => to alice data bob 8; \
+         peer carol6 sends 9 to alice => to alice data carol6 9; \
+         peer bob6 sends 9 to alice => no_permission",
+    );
+    check(
+        "alice allocates additional=6; alice permits carol6; alice refreshes family=6 lifetime=0; \
+         alice sends 6 to carol6 => peer_denied; peer carol6 sends 9 to alice => no_permission; \
+         icmp 1/0/0 of carol6 for alice => icmp_no_permission",
+    );
+    check(
+        "alice allocates additional=6; alice permits bob bob6; \
+         icmp 3/4/1400 of bob for alice => to alice icmp bob 3/4 1400; \
+         icmp 2/0/1280 of bob6 for alice => to alice icmp bob6 2/0 1280",
+    );
+}
+
+#[test]
+fn limits_count_both_families_together() {
+    let mut limited = config();
+    limited.limits.allocation_packets_per_sec = 20;
+    check_with(
+        limited,
+        "alice allocates additional=6; alice permits bob bob6; alice sends 5 to bob; \
+         alice sends 5 to bob6; alice sends 5 to bob; alice sends 5 to bob6 => policed; \
+         alice sends 5 to bob => policed; \
+         50000000ns pass; alice sends 5 to bob6; alice sends 5 to bob => policed",
     );
 }
 
@@ -210,7 +257,7 @@ fn each_allocation_is_counted_by_itself() {
     let outputs = std::iter::from_fn(|| world.turn.poll());
     let counts: Vec<_> = outputs
         .filter_map(|output| match output {
-            Output::CloseRelay { counts, .. } => Some(counts),
+            Output::Ended { counts, .. } => Some(counts),
             _ => None,
         })
         .collect();

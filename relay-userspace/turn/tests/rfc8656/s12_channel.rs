@@ -84,9 +84,9 @@ fn channel_number_is_not_reused_for_five_minutes() {
 #[test]
 fn channel_numbers_have_a_range() {
     check("alice allocates; alice binds 3fff to bob => 400; alice binds 4000 to bob");
-    check("alice allocates; alice binds 4fff to bob; alice binds 5000 to carol => 400");
+    check("alice allocates; alice binds 4fff to bob; alice binds 5000 to carol => hint, 400");
     check(
-        "alice allocates; alice binds 7fff to bob => 400; alice binds 8000 to bob => 400; \
+        "alice allocates; alice binds 7fff to bob => hint, 400; alice binds 8000 to bob => 400; \
          alice binds ffff to bob => 400",
     );
     let mut older = config();
@@ -102,8 +102,26 @@ fn channel_numbers_have_a_range() {
         "alice allocates; alice binds 3fff to bob => 400; alice binds 8000 to bob => 400",
     );
     assert_eq!(world.turn.snapshot().channel_numbers_rfc5766_refused, 0);
-    run(&mut world, "alice binds 5000 to bob => 400; alice binds 7fff to bob => 400");
+    run(
+        &mut world,
+        "alice binds 5000 to bob => only hint, 400; alice binds 7fff to bob => hint, 400",
+    );
     assert_eq!(world.turn.snapshot().channel_numbers_rfc5766_refused, 2);
+}
+
+#[test]
+fn with_two_families_a_channel_takes_that_of_the_peer() {
+    check(
+        "alice allocates additional=6; alice binds 4000 to bob6 => install 4000 600/300, ok; \
+         alice binds 4001 to bob => install 4001 600/300, ok; alice sends 5 on 4000 => to bob6 5; \
+         alice sends 6 on 4001 => to bob 6; peer bob6 sends 7 to alice => to alice 4000 7; \
+         peer bob sends 8 to alice => to alice 4001 8; alice binds 4000 to bob => 400",
+    );
+    // The limits are the allocation's.
+    check(
+        "alice allocates additional=6; alice binds 4000 to bob6; alice binds 4001 to bob; \
+         alice binds 4002 to carol => 508",
+    );
 }
 
 #[test]

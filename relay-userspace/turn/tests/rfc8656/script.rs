@@ -7,6 +7,7 @@
 
 use base64::Engine;
 use hmac::{Hmac, KeyInit, Mac};
+use relay_common::addr::Family;
 use relay_common::wire::attribute::{AttributeType, Icmp};
 use relay_common::wire::stun::{Class, Method, TransactionId};
 use relay_common::wire::writer::MessageWriter;
@@ -127,7 +128,8 @@ pub(crate) fn say(world: &mut World, said: &str) -> String {
 }
 
 /// A datagram that is no request; if it is one, then of transaction 0.
-pub(crate) const UNSIGNED: Signed = Signed { key: None, fingerprint: false, transaction: 0 };
+pub(crate) const UNSIGNED: Signed =
+    Signed { key: None, fingerprint: false, transaction: 0, family: None };
 
 fn channel_data(number: &str, bytes: usize, options: &[&str]) -> Vec<u8> {
     let number = u16::from_str_radix(number, 16).unwrap();
@@ -222,6 +224,11 @@ impl Request {
                 key: None,
                 fingerprint: options.contains(&"fingerprint"),
                 transaction: number,
+                family: match () {
+                    () if options.contains(&"family=4") => Some(Family::V4),
+                    () if options.contains(&"family=6") => Some(Family::V6),
+                    () => None,
+                },
             },
             client: client.to_owned(),
         };

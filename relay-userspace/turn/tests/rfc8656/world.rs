@@ -12,8 +12,8 @@ use relay_common::addr::{
 use relay_common::wire::attribute::{self, AttributeType, Icmp};
 use relay_common::wire::stun::{Class, Fingerprint, Message, Method};
 use relay_turn::{
-    AllocationId, Binding, Config, Credentials, DropReason, IcmpOutcome, Input, Ledger, Limits,
-    Listed, Now, Output, Permission, Policy, Refusal, RelayAddress, Rules, Snapshot, Turn,
+    AllocationId, Binding, Config, Credentials, DropReason, Fragments, IcmpOutcome, Input, Ledger,
+    Limits, Listed, Now, Output, Permission, Policy, Refusal, RelayAddress, Rules, Snapshot, Turn,
 };
 
 pub(crate) const NS_PER_SEC: u64 = 1_000_000_000;
@@ -86,7 +86,8 @@ pub(crate) struct Client {
     /// Number of the last transaction.
     pub(crate) transaction: u64,
     pub(crate) token: Option<[u8; 8]>,
-    pub(crate) relayed: Option<SocketAddr>,
+    /// Its relayed transport addresses, in order of [`Family`].
+    pub(crate) relayed: [Option<SocketAddr>; 2],
     pub(crate) allocation: Option<AllocationId>,
 }
 
@@ -96,8 +97,8 @@ pub(crate) struct World {
     pub(crate) clients: BTreeMap<String, Client>,
     pub(crate) opens: Opens,
     /// Relayed transport addresses that were asked for and not closed.
-    pub(crate) relays: BTreeMap<AllocationId, (String, RelayedAddr)>,
-    waiting: Vec<AllocationId>,
+    pub(crate) relays: BTreeMap<(AllocationId, Family), (String, RelayedAddr)>,
+    waiting: Vec<(AllocationId, Family)>,
     /// What the answer to an Allocate request must be like.
     answers: BTreeMap<AllocationId, Signed>,
     pub(crate) installed: BTreeMap<(AllocationId, u16), Binding>,
@@ -106,7 +107,7 @@ pub(crate) struct World {
     /// The reason phrase of the last reply.
     pub(crate) phrase: String,
     pub(crate) permitted: BTreeMap<(AllocationId, IpAddr), Permission>,
-    expiry_ns: BTreeMap<AllocationId, u64>,
+    expiry_ns: BTreeMap<(AllocationId, Family), u64>,
     relayed_ips: BTreeSet<std::net::IpAddr>,
     pub(crate) transactions: u64,
     /// Every datagram of a client, if that is wanted.
@@ -120,6 +121,8 @@ pub(crate) struct Signed {
     pub(crate) fingerprint: bool,
     /// Number of the transaction.
     pub(crate) transaction: u64,
+    /// REQUESTED-ADDRESS-FAMILY.
+    pub(crate) family: Option<Family>,
 }
 
 impl World {
@@ -156,22 +159,26 @@ impl World {
             nonce: Vec::new(),
             transaction: 0,
             token: None,
-            relayed: None,
+            relayed: [None; 2],
             allocation: None,
         })
     }
 
-    /// A name, a literal, or a client's relayed transport address (`alice's`).
+    /// A name, a literal, or a client's relayed transport address: of IPv4, if it has one
+    /// (`alice's`), or of IPv6 (`alice's6`).
     pub(crate) fn addr(&self, name: &str) -> SocketAddr {
         if let Some(owner) = name.strip_suffix("'s") {
-            return self.clients[owner].relayed.unwrap();
+            return self.clients[owner].relayed.into_iter().flatten().next().unwrap();
+        }
+        if let Some(owner) = name.strip_suffix("'s6") {
+            return self.clients[owner].relayed[1].unwrap();
         }
         let known = NAMES.iter().find(|(known, _)| *known == name).map(|(_, addr)| *addr);
         known.unwrap_or(name).parse().unwrap_or_else(|_| panic!("who is {name}?"))
     }
 
     fn name(&self, addr: SocketAddr) -> String {
-        let relayed = self.clients.iter().find(|(_, client)| client.relayed == Some(addr));
+        let relayed = self.clients.iter().find(|(_, client)| client.relayed.contains(&Some(addr)));
         if let Some((owner, _)) = relayed {
             return format!("{owner}'s");
         }
@@ -236,20 +243,25 @@ impl World {
     /// The driver's answer to an `OpenRelay` that was kept waiting.
     pub(crate) fn answer_opens(&mut self, fail: bool) -> String {
         let mut said = Vec::new();
-        for allocation in std::mem::take(&mut self.waiting) {
-            let name = self.relays[&allocation].0.clone();
-            said.push(self.answer_open(&name, allocation, fail));
+        for relayed in std::mem::take(&mut self.waiting) {
+            let name = self.relays[&relayed].0.clone();
+            said.push(self.answer_open(&name, relayed, fail));
         }
         said.join(", ")
     }
 
-    fn answer_open(&mut self, name: &str, allocation: AllocationId, fail: bool) -> String {
+    fn answer_open(
+        &mut self,
+        name: &str,
+        (allocation, family): (AllocationId, Family),
+        fail: bool,
+    ) -> String {
         let signed = self.answers[&allocation];
         let input = if fail {
-            self.relays.remove(&allocation);
-            Input::RelayFailed { allocation }
+            self.relays.remove(&(allocation, family));
+            Input::RelayFailed { allocation, family }
         } else {
-            Input::RelayOpened { allocation }
+            Input::RelayOpened { allocation, family }
         };
         self.input(name, input, &[], &signed)
     }
@@ -273,12 +285,14 @@ impl World {
     /// The kernel must never relay for an allocation that is over.
     fn check_installed(&self) {
         for ((id, _), binding) in &self.installed {
-            let expiry_ns = self.expiry_ns.get(id).copied().unwrap_or(0);
+            let family = binding.relayed.family();
+            let expiry_ns = self.expiry_ns.get(&(*id, family)).copied().unwrap_or(0);
             assert!(binding.client_to_peer_deadline_ns <= expiry_ns, "{binding:?} {expiry_ns}");
             assert!(binding.peer_to_client_deadline_ns <= binding.client_to_peer_deadline_ns);
         }
         for ((id, _), permission) in &self.permitted {
-            assert_eq!(Some(&permission.allocation_deadline_ns), self.expiry_ns.get(id));
+            let expiry_ns = self.expiry_ns.get(&(*id, permission.relayed.family()));
+            assert_eq!(Some(&permission.allocation_deadline_ns), expiry_ns);
             assert!(permission.deadline_ns <= permission.allocation_deadline_ns);
             assert!(permission.deadline_ns > self.now.monotonic_ns, "over, and not taken back");
         }
@@ -301,9 +315,10 @@ impl World {
                 let bytes = self.turn.bytes(bytes).to_vec();
                 self.reply(name, &bytes, signed)
             }
-            Output::ToPeer { allocation, peer, payload } => {
-                assert!(self.expiry_ns[&allocation] > self.now.monotonic_ns);
-                format!("to {} {}", self.name(peer.socket()), datagram[payload].len())
+            Output::ToPeer { allocation, peer, fragments, payload } => {
+                assert!(self.expiry_ns[&(allocation, peer.family())] > self.now.monotonic_ns);
+                let whole = if fragments == Fragments::Forbidden { " whole" } else { "" };
+                format!("to {} {}{whole}", self.name(peer.socket()), datagram[payload].len())
             }
             Output::ToClient { five_tuple, head, padding } => {
                 let to = self.name(five_tuple.client.socket());
@@ -315,16 +330,41 @@ impl World {
                 }
                 return self.open(name, allocation, relayed);
             }
-            Output::CloseRelay { allocation, .. } => {
-                assert!(self.relays.remove(&allocation).is_some(), "closed what is not open");
-                assert!(self.installed.keys().all(|(id, _)| *id != allocation), "withdraw first");
-                assert!(self.permitted.keys().all(|(id, _)| *id != allocation), "forbid first");
-                self.waiting.retain(|id| *id != allocation);
-                self.expiry_ns.remove(&allocation);
+            Output::CloseRelay { allocation, family } => {
+                let key = (allocation, family);
+                assert!(self.relays.remove(&key).is_some(), "closed what is not open");
+                let is_its = |id, of| (id, of) == key;
+                let installed = self.installed.values();
+                let mut bound = installed.map(|b| is_its(b.allocation, b.relayed.family()));
+                assert!(!bound.any(|its| its), "withdraw first");
+                let permitted = self.permitted.values();
+                let mut permitted = permitted.map(|p| is_its(p.allocation, p.relayed.family()));
+                assert!(!permitted.any(|its| its), "forbid first");
+                self.waiting.retain(|waiting| *waiting != key);
+                self.expiry_ns.remove(&key);
                 "close".to_owned()
             }
+            Output::Ended { five_tuple, .. } => {
+                let ended = self.clients.values().find(|c| c.five_tuple == five_tuple).unwrap();
+                let ended = ended.allocation.expect("it relayed");
+                assert!(self.relays.keys().all(|(id, _)| *id != ended), "close first");
+                return Vec::new();
+            }
+            Output::Install(_) | Output::Permit(_) | Output::Forbid(_) | Output::Withdraw(_) => {
+                self.datapath(&output)
+            }
+            Output::HintChannelNumber => "hint".to_owned(),
+            Output::Refused(refusal) => return self.note(&refusal),
+        };
+        vec![text]
+    }
+
+    /// What the datapath is told, and whether it may be.
+    fn datapath(&mut self, output: &Output) -> String {
+        match *output {
             Output::Install(binding) => {
-                assert_eq!(self.relays[&binding.allocation].1, binding.relayed);
+                let key = (binding.allocation, binding.relayed.family());
+                assert_eq!(self.relays[&key].1, binding.relayed);
                 assert_eq!(binding.peer.family(), binding.relayed.family());
                 self.installed.insert((binding.allocation, binding.number.value()), binding);
                 let there = self.left(binding.client_to_peer_deadline_ns);
@@ -332,7 +372,8 @@ impl World {
                 format!("install {:x} {there}/{back}", binding.number.value())
             }
             Output::Permit(permission) => {
-                assert_eq!(self.relays[&permission.allocation].1, permission.relayed);
+                let key = (permission.allocation, permission.relayed.family());
+                assert_eq!(self.relays[&key].1, permission.relayed);
                 assert!(!self.relayed_ips.contains(&permission.peer), "a peer of our own");
                 assert_eq!(Family::of(permission.peer), permission.relayed.family());
                 let key = (permission.allocation, permission.peer);
@@ -342,14 +383,13 @@ impl World {
                 format!("permit {} {}/{}", permission.peer, self.left(its), self.left(of_all))
             }
             Output::Forbid(permission) => self.forbid(&permission),
-            Output::Refused(refusal) => return self.note(&refusal),
             Output::Withdraw(binding) => {
                 let number = binding.number.value();
                 assert!(self.installed.remove(&(binding.allocation, number)).is_some());
                 format!("withdraw {number:x}")
             }
-        };
-        vec![text]
+            _ => panic!("{output:?} is not the datapath's"),
+        }
     }
 
     /// For the log: nothing that is seen on the wire.
@@ -371,22 +411,31 @@ impl World {
 
     fn open(&mut self, name: &str, allocation: AllocationId, relayed: RelayedAddr) -> Vec<String> {
         assert!(self.relays.values().all(|(_, other)| *other != relayed), "ports are unique");
-        self.relays.insert(allocation, (name.to_owned(), relayed));
+        let key = (allocation, relayed.family());
+        assert!(self.relays.insert(key, (name.to_owned(), relayed)).is_none(), "open already");
         match self.opens {
-            Opens::Succeed => vec!["open".to_owned(), self.answer_open(name, allocation, false)],
+            Opens::Succeed => self.opened(name, key, false),
             Opens::Fail(0) => {
                 self.opens = Opens::Succeed;
-                vec!["open".to_owned(), self.answer_open(name, allocation, false)]
+                self.opened(name, key, false)
             }
             Opens::Fail(times) => {
                 self.opens = Opens::Fail(times - 1);
-                vec!["fail".to_owned(), self.answer_open(name, allocation, true)]
+                self.opened(name, key, true)
             }
             Opens::Wait => {
-                self.waiting.push(allocation);
+                self.waiting.push(key);
                 vec!["opening".to_owned()]
             }
         }
+    }
+
+    fn opened(&mut self, name: &str, key: (AllocationId, Family), fail: bool) -> Vec<String> {
+        let word = if fail { "fail" } else { "open" };
+        let answer = self.answer_open(name, key, fail);
+        // Nothing comes of it while the other address is waited for.
+        let answer = Some(answer).filter(|answer| answer != "nothing");
+        [word.to_owned()].into_iter().chain(answer).collect()
     }
 
     fn describe_head(&self, head: &[u8], datagram: &[u8], padding: usize) -> String {
@@ -450,11 +499,11 @@ impl World {
                 format!("420 {}", hex.concat())
             }
             Some(code) => code.to_string(),
-            None => self.success(name, &message),
+            None => self.success(name, &message, signed.family),
         }
     }
 
-    fn success(&mut self, name: &str, message: &Message<'_>) -> String {
+    fn success(&mut self, name: &str, message: &Message<'_>, refreshed: Option<Family>) -> String {
         let address = |kind| {
             let value = message.attribute(kind)?;
             attribute::xor_address(value, message.transaction_id())
@@ -464,33 +513,44 @@ impl World {
         if let Some(reflexive) = reflexive {
             assert_eq!(reflexive, self.clients[name].five_tuple.client.socket());
         }
-        let relayed = address(AttributeType::XOR_RELAYED_ADDRESS);
-        assert_eq!(reflexive.is_some(), relayed.is_some() || message.method() == Method::BINDING);
-        let of_client = |(_, (owner, _)): &(&AllocationId, &(String, RelayedAddr))| owner == name;
-        let id = self.relays.iter().find(of_client).map(|(id, _)| *id);
-        let lifetime = message.attribute(AttributeType::LIFETIME).and_then(attribute::number);
-        if let Some(secs) = lifetime {
+        let relayed: Vec<SocketAddr> = message
+            .attributes()
+            .filter(|attribute| attribute.kind == AttributeType::XOR_RELAYED_ADDRESS)
+            .map(|a| attribute::xor_address(a.value, message.transaction_id()).unwrap())
+            .collect();
+        let is_told = !relayed.is_empty() || message.method() == Method::BINDING;
+        assert_eq!(reflexive.is_some(), is_told);
+        let of_client =
+            |(_, (owner, _)): &(&(AllocationId, Family), &(String, RelayedAddr))| owner == name;
+        let its: Vec<_> = self.relays.iter().filter(of_client).map(|(key, _)| *key).collect();
+        if let Some(secs) = message.attribute(AttributeType::LIFETIME).and_then(attribute::number) {
             text += &format!(" {secs}");
-            if let Some(id) = id {
-                let again =
-                    message.method() == Method::ALLOCATE && self.expiry_ns.contains_key(&id);
-                if !again {
-                    let end = self.now.monotonic_ns + u64::from(secs) * NS_PER_SEC;
-                    self.expiry_ns.insert(id, end);
+            let end = self.now.monotonic_ns + u64::from(secs) * NS_PER_SEC;
+            for key in its.iter().filter(|(_, family)| refreshed.is_none_or(|one| one == *family)) {
+                let again = message.method() == Method::ALLOCATE;
+                if !again || !self.expiry_ns.contains_key(key) {
+                    self.expiry_ns.insert(*key, end);
                 }
             }
         }
-        if let Some(relayed) = relayed {
-            let family = Family::of(relayed.ip()).name();
-            let parity = if relayed.port() % 2 == 0 { "even" } else { "odd" };
-            text += &format!(" {family} {parity}");
+        if !relayed.is_empty() {
             let client = self.client(name);
-            client.relayed = Some(relayed);
-            client.allocation = id;
+            client.relayed = [None; 2];
+            client.allocation = its.first().map(|(id, _)| *id);
+            for address in relayed {
+                let family = Family::of(address.ip());
+                let parity = if address.port() % 2 == 0 { "even" } else { "odd" };
+                text += &format!(" {} {parity}", family.name());
+                client.relayed[family as usize] = Some(address);
+            }
         }
         if let Some(token) = message.attribute(AttributeType::RESERVATION_TOKEN) {
             self.client(name).token = Some(token.try_into().unwrap());
             text += " token";
+        }
+        if let Some(value) = message.attribute(AttributeType::ADDRESS_ERROR_CODE) {
+            let [family, 0, class, number] = *value else { panic!("{value:?}") };
+            text += &format!(" without {family} {}", u16::from(class) * 100 + u16::from(number));
         }
         text
     }
