@@ -541,7 +541,7 @@ impl State {
         let secret = [username, b":", REALM, b":", password.as_bytes()].concat();
         let key: [u8; 16] = md5::Md5::digest(secret).into();
         let integrity = request.integrity()?;
-        (hmac(&key, &[&integrity.header, integrity.body]) == *integrity.mac).then_some(key)
+        (hmac(&key, &[&integrity.header, integrity.body])[..] == *integrity.mac).then_some(key)
     }
 
     fn refuse(&self, request: &Message<'_>, code: u16, reason: &str) -> Vec<u8> {

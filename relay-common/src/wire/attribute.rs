@@ -43,8 +43,14 @@ impl AttributeType {
     pub const REQUESTED_TRANSPORT: Self = Self(0x0019);
     /// DONT-FRAGMENT (RFC 8656 §18.9).
     pub const DONT_FRAGMENT: Self = Self(0x001A);
+    /// ACCESS-TOKEN (RFC 7635 §6.2).
+    pub const ACCESS_TOKEN: Self = Self(0x001B);
     /// MESSAGE-INTEGRITY-SHA256 (RFC 8489 §14.6).
     pub const MESSAGE_INTEGRITY_SHA256: Self = Self(0x001C);
+    /// PASSWORD-ALGORITHM (RFC 8489 §14.12).
+    pub const PASSWORD_ALGORITHM: Self = Self(0x001D);
+    /// USERHASH (RFC 8489 §14.4).
+    pub const USERHASH: Self = Self(0x001E);
     /// XOR-MAPPED-ADDRESS (RFC 8489 §14.2).
     pub const XOR_MAPPED_ADDRESS: Self = Self(0x0020);
     /// RESERVATION-TOKEN (RFC 8656 §18.10).
@@ -57,16 +63,24 @@ impl AttributeType {
     pub const ADDITIONAL_ADDRESS_FAMILY: Self = Self(0x8000);
     /// ADDRESS-ERROR-CODE (RFC 8656 §18.12).
     pub const ADDRESS_ERROR_CODE: Self = Self(0x8001);
+    /// PASSWORD-ALGORITHMS (RFC 8489 §14.11).
+    pub const PASSWORD_ALGORITHMS: Self = Self(0x8002);
+    /// ALTERNATE-DOMAIN (RFC 8489 §14.16).
+    pub const ALTERNATE_DOMAIN: Self = Self(0x8003);
     /// ICMP (RFC 8656 §18.13).
     pub const ICMP: Self = Self(0x8004);
     /// SOFTWARE (RFC 8489 §14.14).
     pub const SOFTWARE: Self = Self(0x8022);
+    /// ALTERNATE-SERVER (RFC 8489 §14.15).
+    pub const ALTERNATE_SERVER: Self = Self(0x8023);
     /// FINGERPRINT (RFC 8489 §14.7).
     pub const FINGERPRINT: Self = Self(0x8028);
     /// RESPONSE-ORIGIN (RFC 5780 §7.3).
     pub const RESPONSE_ORIGIN: Self = Self(0x802B);
     /// OTHER-ADDRESS (RFC 5780 §7.4).
     pub const OTHER_ADDRESS: Self = Self(0x802C);
+    /// THIRD-PARTY-AUTHORIZATION (RFC 7635 §6.1).
+    pub const THIRD_PARTY_AUTHORIZATION: Self = Self(0x802E);
 
     /// Whether a receiver that does not know it must refuse the message.
     #[must_use]
@@ -94,6 +108,19 @@ pub fn xor_address(value: &[u8], transaction: TransactionId) -> Option<SocketAdd
         _ => return None,
     };
     Some(SocketAddr::new(ip, port))
+}
+
+/// A transport address as it is (RFC 8489 §14.1, §14.15). `None`: a wrong length for the family, or
+/// an unknown family.
+#[must_use]
+pub fn address(value: &[u8]) -> Option<SocketAddr> {
+    let (&[_, family, p0, p1], rest) = value.split_first_chunk::<4>()?;
+    let ip = match family {
+        0x01 => IpAddr::V4(Ipv4Addr::from_bits(u32::from_be_bytes(rest.try_into().ok()?))),
+        0x02 => IpAddr::V6(Ipv6Addr::from_bits(u128::from_be_bytes(rest.try_into().ok()?))),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::from_be_bytes([p0, p1])))
 }
 
 /// The 128 bits that an IPv6 address is XORed with: the cookie, then the transaction id.

@@ -16,6 +16,10 @@ pub const MAGIC_COOKIE: u32 = 0x2112_A442;
 pub const ATTRIBUTE_HEADER_BYTES: usize = 4;
 /// Bytes of a MESSAGE-INTEGRITY value: HMAC-SHA1 (§14.5).
 pub const INTEGRITY_BYTES: usize = 20;
+/// Bytes of a MESSAGE-INTEGRITY-SHA256 value that is not truncated: HMAC-SHA256 (§14.6).
+pub const INTEGRITY_SHA256_BYTES: usize = 32;
+/// Bytes that truncation leaves at least (§14.6).
+const INTEGRITY_SHA256_BYTES_MIN: usize = 16;
 pub(super) const FINGERPRINT_XOR: u32 = 0x5354_554E;
 const FINGERPRINT_ATTRIBUTE_BYTES: usize = 8;
 
@@ -125,8 +129,8 @@ pub enum Fingerprint {
     Invalid,
 }
 
-/// What a MESSAGE-INTEGRITY is computed over (§14.5), and the value the message carries.
-/// The MAC is HMAC-SHA1 of `header`, then `body`; compare it in constant time.
+/// What MESSAGE-INTEGRITY or MESSAGE-INTEGRITY-SHA256 is computed over (§14.5, §14.6), and what the
+/// message carries. The MAC is the HMAC of `header`, then `body`; compare it in constant time.
 #[derive(Clone, Copy, Debug)]
 pub struct Integrity<'a> {
     /// The header with the length that the message had up to and including this attribute.
@@ -134,7 +138,7 @@ pub struct Integrity<'a> {
     /// The attributes before this one.
     pub body: &'a [u8],
     /// The value to compare with.
-    pub mac: &'a [u8; INTEGRITY_BYTES],
+    pub mac: &'a [u8],
 }
 
 impl<'a> Message<'a> {
@@ -239,10 +243,30 @@ impl<'a> Message<'a> {
     /// MESSAGE-INTEGRITY and what it covers. `None`: absent, or not 20 bytes.
     #[must_use]
     pub fn integrity(&self) -> Option<Integrity<'a>> {
-        let attribute = self.attributes().find(|a| a.kind == AttributeType::MESSAGE_INTEGRITY)?;
-        let mac = attribute.value.try_into().ok()?;
+        self.sealed_by(AttributeType::MESSAGE_INTEGRITY, |bytes| bytes == INTEGRITY_BYTES)
+    }
+
+    /// MESSAGE-INTEGRITY-SHA256 and what it covers. `None`: absent, or not 16 to 32 bytes in steps
+    /// of four. Whether less than 32 are enough is for the usage to say (§14.6).
+    #[must_use]
+    pub fn integrity_sha256(&self) -> Option<Integrity<'a>> {
+        self.sealed_by(AttributeType::MESSAGE_INTEGRITY_SHA256, |bytes| {
+            (INTEGRITY_SHA256_BYTES_MIN..=INTEGRITY_SHA256_BYTES).contains(&bytes) && bytes % 4 == 0
+        })
+    }
+
+    fn sealed_by(
+        &self,
+        kind: AttributeType,
+        is_size: impl FnOnce(usize) -> bool,
+    ) -> Option<Integrity<'a>> {
+        let attribute = self.attributes().find(|attribute| attribute.kind == kind)?;
+        let mac = attribute.value;
+        if !is_size(mac.len()) {
+            return None;
+        }
         let body = self.body.get(..attribute.offset - HEADER_BYTES)?;
-        let length = body.len() + ATTRIBUTE_HEADER_BYTES + INTEGRITY_BYTES;
+        let length = body.len() + ATTRIBUTE_HEADER_BYTES + mac.len();
         Some(Integrity { header: header_with_length(self.header, length)?, body, mac })
     }
 
@@ -377,9 +401,37 @@ mod tests {
         assert_eq!(parsed.attribute(AttributeType::USERNAME), Some(&b"first"[..]));
         assert_eq!(parsed.attribute(AttributeType::REALM), None);
         let integrity = parsed.integrity().unwrap();
-        assert_eq!(integrity.mac, &mac);
+        assert_eq!(integrity.mac, mac);
         assert_eq!(integrity.body.len(), 12 + 12);
         assert_eq!(integrity.header[2..4], [0, 24 + 24]);
+    }
+
+    #[test]
+    fn a_sha256_integrity_has_16_to_32_bytes_in_steps_of_four() {
+        for length in 0..=40 {
+            let bytes = message(&[(6, b"abc"), (0x1C, &[9; 40][..length])]);
+            let integrity = Message::parse(&bytes).unwrap().integrity_sha256();
+            let covered = integrity.map(|i| (i.header[2..4].to_vec(), i.body.len(), i.mac.len()));
+            let length_field = u16::try_from(12 + length).unwrap().to_be_bytes().to_vec();
+            let expected = [16, 20, 24, 28, 32].contains(&length);
+            assert_eq!(covered, expected.then_some((length_field, 8, length)), "{length}");
+        }
+    }
+
+    #[test]
+    fn behind_one_integrity_only_the_stronger_one_counts() {
+        let (sha1, sha256) = ([1u8; 20], [2u8; 32]);
+        let both = message(&[(8, &sha1), (6, b"late"), (0x1C, &sha256), (8, &[3; 20])]);
+        let parsed = Message::parse(&both).unwrap();
+        assert_eq!(parsed.integrity().unwrap().mac, sha1);
+        let stronger = parsed.integrity_sha256().unwrap();
+        // It covers all that is in front of it, also what does not count.
+        assert_eq!((stronger.mac, stronger.body.len()), (&sha256[..], 24 + 8));
+        assert_eq!(parsed.attribute(AttributeType::USERNAME), None);
+        let reversed = message(&[(0x1C, &sha256), (8, &sha1), (0x1C, &[4; 32])]);
+        let parsed = Message::parse(&reversed).unwrap();
+        assert!(parsed.integrity().is_none());
+        assert_eq!(parsed.integrity_sha256().unwrap().mac, sha256);
     }
 
     #[test]
@@ -390,7 +442,8 @@ mod tests {
 
     #[test]
     fn no_prefix_and_no_flipped_bit_panics() {
-        let good = message(&[(6, b"abc"), (8, &[1; 20]), (0x8028, &[1, 2, 3, 4])]);
+        let good =
+            message(&[(6, b"abc"), (8, &[1; 20]), (0x1C, &[2; 20]), (0x8028, &[1, 2, 3, 4])]);
         for end in 0..good.len() {
             assert!(Message::parse(&good[..end]).is_err());
         }
@@ -399,6 +452,7 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
             if let Ok(parsed) = Message::parse(&bytes) {
                 let _ = (parsed.attributes().count(), parsed.fingerprint(), parsed.integrity());
+                let _ = parsed.integrity_sha256();
             }
         }
     }

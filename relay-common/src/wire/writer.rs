@@ -8,8 +8,8 @@ use core::net::{IpAddr, SocketAddr};
 
 use super::attribute::{AttributeType, Icmp, xor_mask};
 use super::stun::{
-    ATTRIBUTE_HEADER_BYTES, Class, HEADER_BYTES, INTEGRITY_BYTES, MAGIC_COOKIE, Method,
-    TransactionId, fingerprint, header_with_length, message_type,
+    ATTRIBUTE_HEADER_BYTES, Class, HEADER_BYTES, INTEGRITY_BYTES, INTEGRITY_SHA256_BYTES,
+    MAGIC_COOKIE, Method, TransactionId, fingerprint, header_with_length, message_type,
 };
 use crate::addr::Family;
 
@@ -149,6 +149,19 @@ impl<'a> MessageWriter<'a> {
         }
     }
 
+    /// MESSAGE-INTEGRITY-SHA256 (RFC 8489 §14.6), not truncated. `mac` as for
+    /// [`MessageWriter::integrity`].
+    pub fn integrity_sha256(
+        &mut self,
+        mac: impl FnOnce(&[u8; HEADER_BYTES], &[u8]) -> [u8; INTEGRITY_SHA256_BYTES],
+    ) {
+        let behind = ATTRIBUTE_HEADER_BYTES + INTEGRITY_SHA256_BYTES;
+        if let Some((header, body)) = self.sealed(behind) {
+            let value = mac(&header, body);
+            self.attribute(AttributeType::MESSAGE_INTEGRITY_SHA256, &value);
+        }
+    }
+
     /// FINGERPRINT (RFC 8489 §14.7); nothing may follow.
     pub fn fingerprint(&mut self) {
         if let Some((header, body)) = self.sealed(ATTRIBUTE_HEADER_BYTES + 4) {
@@ -214,11 +227,17 @@ mod tests {
         w.unknown_attributes(&[AttributeType(0x7777)]);
         w.xor_address(AttributeType::XOR_MAPPED_ADDRESS, "192.0.2.1:32853".parse().unwrap());
         w.xor_address(AttributeType::XOR_PEER_ADDRESS, "[2001:db8::1]:1".parse().unwrap());
+        w.address(AttributeType::ALTERNATE_SERVER, "192.0.2.2:3478".parse().unwrap());
+        w.address(AttributeType::MAPPED_ADDRESS, "[2001:db8::2]:3478".parse().unwrap());
         w.icmp(Icmp { kind: 11, code: 1, data: 7 });
         w.address_error_code(Family::V6, 440);
         w.integrity(|header, body| {
             assert_eq!(usize::from(header[3]), body.len() + 24);
             [0xAA; 20]
+        });
+        w.integrity_sha256(|header, body| {
+            assert_eq!(usize::from(header[3]), body.len() + 36);
+            [0xBB; 32]
         });
         w.fingerprint();
         w.finish()
@@ -241,10 +260,14 @@ mod tests {
             Some("192.0.2.1:32853".parse().unwrap())
         );
         assert_eq!(addr(AttributeType::XOR_PEER_ADDRESS), Some("[2001:db8::1]:1".parse().unwrap()));
+        let plain = |kind| attribute::address(value(kind));
+        assert_eq!(plain(AttributeType::ALTERNATE_SERVER), "192.0.2.2:3478".parse().ok());
+        assert_eq!(plain(AttributeType::MAPPED_ADDRESS), "[2001:db8::2]:3478".parse().ok());
         let icmp = attribute::Icmp::parse(value(AttributeType::ICMP));
         assert_eq!(icmp, Some(Icmp { kind: 11, code: 1, data: 7 }));
         assert_eq!(value(AttributeType::ADDRESS_ERROR_CODE), [2, 0, 4, 40]);
-        assert_eq!(message.integrity().unwrap().mac, &[0xAA; 20]);
+        assert_eq!(message.integrity().unwrap().mac, [0xAA; 20]);
+        assert_eq!(message.integrity_sha256().unwrap().mac, [0xBB; 32]);
         assert_eq!(message.fingerprint(), Fingerprint::Valid);
         buffer[21] ^= 1;
         let damaged = Message::parse(&buffer[..written]).unwrap();
