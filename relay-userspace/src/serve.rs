@@ -465,6 +465,7 @@ fn turn_config(
             user_bytes_per_sec: limits.user_bytes_per_sec,
             total_bytes_per_sec: limits.total_bytes_per_sec,
         },
+        offers: relay_turn::Offers::default(),
         nonce_key: common.nonce_key,
         seed: random()?,
         discoveries: config.discoveries.clone(),

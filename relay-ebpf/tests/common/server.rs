@@ -74,6 +74,7 @@ fn config() -> Config {
         ledger: Ledger::new([3; 16]),
         // Time stands still: whatever is asked must fit into one burst.
         limits: Limits { unauthenticated_replies_per_sec: 10_000_000, ..Limits::default() },
+        offers: relay_turn::Offers::default(),
         nonce_key: [1; 32],
         seed: [2; 32],
         discoveries: Vec::new(),

@@ -73,16 +73,24 @@ impl Turn {
         }
         let wish = self.wish(request.message)?;
         let asked = optional(request.message, AttributeType::LIFETIME, attribute::number)?;
-        let lifetime_secs = self.limits.lifetime_secs(asked);
-        // §7.2, checks 8 and 9: there must be room, and a port. (Redirection, check 11, finds
-        // nothing.)
+        let lifetime_secs = self.lifetime_secs(request, asked);
+        // §7.2, checks 8 and 9: there must be room, and a port.
         if self.tables.is_full() {
-            return Err(Reject::InsufficientCapacity);
+            return Err(self.no_room(&five_tuple));
         }
         // §7.2, check 10: quotas; given back when the seat is dropped.
         let user = self.charged(request.username);
         let seat = self.ledger.enter(&self.limits, user, five_tuple.client.ip())?;
-        let Chosen { relayed, parity, tries_left, refused } = self.choose(request, wish)?;
+        // §7.2, check 11: another server may do better, unless the port is held here.
+        let is_new = !matches!(wish, Wish::Reserved(_));
+        if is_new {
+            self.share_load(&five_tuple)?;
+        }
+        let chosen = self.choose(request, wish).map_err(|reject| match reject {
+            Reject::InsufficientCapacity if is_new => self.no_room(&five_tuple),
+            other => other,
+        });
+        let Chosen { relayed, parity, tries_left, refused } = chosen?;
         let opening = Opening {
             reply_to: request.reply_to,
             lifetime_secs,
@@ -100,6 +108,7 @@ impl Turn {
             _seat: seat,
             new_peers_full_ns: 0,
             username: request.username.into(),
+            token: request.token.map(Box::new),
             transaction: request.reply_to.transaction,
             stage: Stage::Opening(Box::new(opening)),
             permissions: BTreeMap::new(),

@@ -10,6 +10,7 @@ use relay_common::addr::{Family, FiveTuple, PeerAddr, RelayedAddr};
 use relay_common::wire::channel_data::ChannelNumber;
 use relay_common::wire::stun::TransactionId;
 
+use crate::access_token::Held;
 use crate::ledger::Seat;
 use crate::police::Used;
 use crate::ports::{Parity, Place};
@@ -31,6 +32,8 @@ pub(crate) struct Allocation {
     pub(crate) relayed: [Option<Relayed>; Family::ALL.len()],
     /// The user who made it; nobody else may use it.
     pub(crate) username: Box<[u8]>,
+    /// The token that it stands on (RFC 7635).
+    pub(crate) token: Option<Box<Held>>,
     /// The Allocate request that made it, to know it when it comes again.
     pub(crate) transaction: TransactionId,
     pub(crate) stage: Stage,

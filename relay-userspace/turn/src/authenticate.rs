@@ -1,46 +1,164 @@
-//! Authentication of requests (RFC 8489 §9.2.4). Owns the order of its checks; keys, users and
-//! nonces have files of their own.
+//! Authentication of requests (RFC 8489 §9.2.4, RFC 7635 §7). Owns the order of its checks; keys,
+//! users, nonces, algorithms and tokens have files of their own.
+
+use std::borrow::Cow;
 
 use relay_common::addr::FiveTuple;
 use relay_common::wire::attribute::AttributeType;
-use relay_common::wire::stun::Message;
+use relay_common::wire::stun::{INTEGRITY_SHA256_BYTES, Integrity, Message};
 
-use crate::key::Key;
+use crate::access_token::Held;
+use crate::algorithms::{Choice, PasswordAlgorithm};
+use crate::key::{IntegrityKind, Key, Signer};
+use crate::proof::{KeyKind, Proof};
 use crate::reject::Reject;
 use crate::{Now, Turn};
 
+/// Whose allocations are theirs who have a token: a name that no user has, because it is no UTF-8
+/// and no digit. A token says nothing of who has it, and the next one may be made with another key.
+const TOKEN_HOLDER: &[u8] = &[0xFF];
+
+/// Who sent a request, and what is known of them by it.
+pub(crate) struct Session<'a> {
+    /// Whose allocations are theirs: the user name, also of who sent USERHASH, or
+    /// [`TOKEN_HOLDER`].
+    pub(crate) username: Cow<'a, [u8]>,
+    /// What the response is signed with.
+    pub(crate) signer: Signer,
+    pub(crate) proof: Proof,
+    /// The token that proves it.
+    pub(crate) token: Option<Held>,
+}
+
+/// What a request shows of its sender, all there and well-formed.
+struct Claim<'a> {
+    kind: IntegrityKind,
+    integrity: Integrity<'a>,
+    name: Name<'a>,
+    realm: &'a [u8],
+    nonce: &'a [u8],
+    token: Option<&'a [u8]>,
+}
+
+#[derive(Clone, Copy)]
+enum Name<'a> {
+    Plain(&'a [u8]),
+    Hashed(&'a [u8]),
+}
+
+impl<'a> Claim<'a> {
+    /// The first two checks of §9.2.4.
+    fn of(message: &Message<'a>) -> Result<Self, Reject> {
+        let has = |kind| message.attribute(kind).is_some();
+        // Neither integrity: the first request of a client, which learns realm and nonce.
+        let has_sha256 = has(AttributeType::MESSAGE_INTEGRITY_SHA256);
+        if !has_sha256 && !has(AttributeType::MESSAGE_INTEGRITY) {
+            return Err(Reject::Unauthenticated);
+        }
+        // One without a name, REALM and NONCE, or of a wrong size. The stronger one is judged where
+        // there are both. TURN allows no truncation, so it is whole (§14.6).
+        let whole = |integrity: &Integrity<'_>| integrity.mac.len() == INTEGRITY_SHA256_BYTES;
+        let (kind, integrity) = if has_sha256 {
+            (IntegrityKind::Sha256, message.integrity_sha256().filter(whole))
+        } else {
+            (IntegrityKind::Sha1, message.integrity())
+        };
+        let name = message
+            .attribute(AttributeType::USERNAME)
+            .map(Name::Plain)
+            .or_else(|| message.attribute(AttributeType::USERHASH).map(Name::Hashed));
+        Ok(Self {
+            kind,
+            integrity: integrity.ok_or(Reject::BadRequest)?,
+            name: name.ok_or(Reject::BadRequest)?,
+            realm: message.attribute(AttributeType::REALM).ok_or(Reject::BadRequest)?,
+            nonce: message.attribute(AttributeType::NONCE).ok_or(Reject::BadRequest)?,
+            token: message.attribute(AttributeType::ACCESS_TOKEN),
+        })
+    }
+}
+
+/// A user that is known, with the right key.
+struct Known<'a> {
+    username: Cow<'a, [u8]>,
+    key: Key,
+    key_kind: KeyKind,
+    token: Option<Held>,
+}
+
 impl Turn {
-    /// The checks of RFC 8489 §9.2.4, in its order.
+    /// The checks of RFC 8489 §9.2.4, in its order: the nonce comes last, so that who does not
+    /// know the password learns nothing from a stale one.
     pub(crate) fn authenticate<'a>(
         &self,
         now: Now,
         five_tuple: FiveTuple,
         message: &Message<'a>,
-    ) -> Result<(&'a [u8], Key), Reject> {
-        // No MESSAGE-INTEGRITY: the first request of a client, which learns realm and nonce.
-        if message.attribute(AttributeType::MESSAGE_INTEGRITY).is_none() {
-            return Err(Reject::Unauthenticated);
-        }
-        // MESSAGE-INTEGRITY without all of USERNAME, REALM and NONCE, or of a wrong size.
-        let of = |kind| message.attribute(kind).ok_or(Reject::BadRequest);
-        let integrity = message.integrity().ok_or(Reject::BadRequest)?;
-        let username = of(AttributeType::USERNAME)?;
-        let realm = of(AttributeType::REALM)?;
-        let nonce = of(AttributeType::NONCE)?;
-        // A user that is not known, a password that is not right.
-        if realm != self.realm.as_bytes() {
-            return Err(Reject::Unauthenticated);
-        }
-        let key = self
-            .users
-            .passwords(now.unix_secs, username)
-            .map(|password| Key::new(username, &self.realm, &password))
-            .find(|key| key.verifies(&integrity))
+    ) -> Result<Session<'a>, Reject> {
+        let claim = Claim::of(message)?;
+        let choice = self.algorithms.choose(claim.nonce, message)?;
+        // A name or a realm that is not known; a password or a token that is not right.
+        let known = Some(&claim)
+            .filter(|claim| claim.realm == self.realm.as_bytes())
+            .and_then(|claim| self.know(now, five_tuple, choice, claim))
             .ok_or(Reject::Unauthenticated)?;
-        // A nonce that is too old, or not of this client.
-        if !self.nonces.is_good(now.unix_secs, five_tuple.client, nonce) {
+        // A nonce that is too old, not of this client, or not ours.
+        if !self.nonces.is_good(now.unix_secs, five_tuple.client, claim.nonce) {
             return Err(Reject::StaleNonce);
         }
-        Ok((username, key))
+        let kind = if choice.is_named { IntegrityKind::Sha256 } else { IntegrityKind::Sha1 };
+        Ok(Session {
+            username: known.username,
+            signer: Signer { key: known.key, kind },
+            proof: Proof { integrity: claim.kind, key: known.key_kind },
+            token: known.token,
+        })
+    }
+
+    fn know<'a>(
+        &self,
+        now: Now,
+        five_tuple: FiveTuple,
+        choice: Choice,
+        claim: &Claim<'a>,
+    ) -> Option<Known<'a>> {
+        let is_right = |key: &Key| key.verifies(claim.kind, &claim.integrity);
+        let token = match (claim.token, &self.offers.access_tokens) {
+            (Some(token), Some(tokens)) => {
+                // A token has no hashed name: USERNAME names its key.
+                let Name::Plain(kid) = claim.name else { return None };
+                let opened = tokens.open(now.unix_secs, kid, token)?;
+                let key = opened.keys.into_iter().find(is_right)?;
+                Some(Held { key, ends_unix_secs: opened.ends_unix_secs })
+            }
+            (None, Some(_)) => {
+                let allocation = self.tables.by_five_tuple(&five_tuple);
+                let held = allocation.and_then(|allocation| allocation.token.as_deref().copied());
+                held.filter(|held| now.unix_secs < held.ends_unix_secs && is_right(&held.key))
+            }
+            (_, None) => None,
+        };
+        if let Some(held) = token {
+            return Some(Known {
+                username: Cow::Borrowed(TOKEN_HOLDER),
+                key: held.key,
+                key_kind: KeyKind::Token,
+                token,
+            });
+        }
+        let username = match claim.name {
+            Name::Plain(username) => Cow::Borrowed(username),
+            Name::Hashed(hash) => Cow::Owned(self.users.name_of(hash)?.to_vec()),
+        };
+        let key = self
+            .users
+            .passwords(now.unix_secs, &username)
+            .map(|password| Key::new(choice.algorithm, &username, &self.realm, &password))
+            .find(is_right)?;
+        let key_kind = match choice.algorithm {
+            PasswordAlgorithm::Md5 => KeyKind::Md5,
+            PasswordAlgorithm::Sha256 => KeyKind::Sha256,
+        };
+        Some(Known { username, key, key_kind, token: None })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use relay_common::wire::channel_data::ChannelRange;
 
-use crate::{Credentials, Ledger, Policy};
+use crate::{Credentials, Ledger, Offers, Policy};
 
 /// Everything a [`crate::Turn`] is told at start.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub struct Config {
     pub ledger: Ledger,
     /// How much of everything there may be.
     pub limits: Limits,
+    /// Which extensions clients are offered.
+    pub offers: Offers,
     /// Keys the nonces (RFC 8489 §9.2): equal on every shard.
     pub nonce_key: [u8; 32],
     /// Seeds the choice of relayed ports, reservation tokens and table hashing: from the

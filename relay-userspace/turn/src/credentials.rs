@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,11 +14,15 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 use zeroize::Zeroizing;
 
+use crate::key::userhash;
+
 /// Who may allocate. Printing it shows how many there are, never who or with what.
 #[derive(Clone, Default)]
 pub struct Credentials {
     users: Vec<(String, Zeroizing<String>)>,
     secrets: Vec<Zeroizing<String>>,
+    /// The static users' names by their USERHASH.
+    userhashes: Arc<BTreeMap<[u8; 32], Box<[u8]>>>,
 }
 
 impl Credentials {
@@ -29,7 +34,17 @@ impl Credentials {
         Self {
             users: users.into_iter().map(|(name, password)| (name, password.into())).collect(),
             secrets: secrets.into_iter().map(Zeroizing::new).collect(),
+            userhashes: Arc::default(),
         }
+    }
+
+    /// Static users are also found by USERHASH (RFC 8489 §14.4). A time-limited name cannot be:
+    /// nobody but its client knows it.
+    #[must_use]
+    pub fn with_userhashes(self, realm: &str) -> Self {
+        let names = self.users.iter().map(|(name, _)| name.as_bytes());
+        let userhashes = names.map(|name| (userhash(name, realm), name.into())).collect();
+        Self { userhashes: Arc::new(userhashes), ..self }
     }
 }
 
@@ -43,6 +58,7 @@ impl fmt::Debug for Credentials {
 pub(crate) struct Users {
     passwords: BTreeMap<Box<[u8]>, Zeroizing<String>>,
     secrets: Vec<Zeroizing<String>>,
+    userhashes: Arc<BTreeMap<[u8; 32], Box<[u8]>>>,
 }
 
 impl Users {
@@ -53,12 +69,18 @@ impl Users {
         Self {
             passwords: credentials.users.iter().map(user).collect(),
             secrets: credentials.secrets.clone(),
+            userhashes: Arc::clone(&credentials.userhashes),
         }
     }
 
     /// Whether the name is that of a static user.
     pub(crate) fn is_static(&self, user: &[u8]) -> bool {
         self.passwords.contains_key(user)
+    }
+
+    /// The user name behind a USERHASH.
+    pub(crate) fn name_of(&self, userhash: &[u8]) -> Option<&[u8]> {
+        self.userhashes.get(userhash).map(|name| &**name)
     }
 
     /// The passwords that the user may have now, each made when it is asked for: the only one of a

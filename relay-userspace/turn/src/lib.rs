@@ -7,8 +7,11 @@
 //! No socket, clock, thread, file or random source inside: time and seeds come in as values.
 #![forbid(unsafe_code)]
 
+mod access_token;
+mod algorithms;
 mod allocate;
 mod allocation;
+mod alternate;
 mod authenticate;
 mod channel;
 mod config;
@@ -20,11 +23,13 @@ mod io;
 mod key;
 mod ledger;
 mod nonce;
+mod offers;
 mod peers;
 mod permission;
 mod police;
 mod policy;
 mod ports;
+mod proof;
 mod quota;
 mod refresh;
 mod reject;
@@ -40,12 +45,18 @@ mod timers;
 mod trie;
 mod turn;
 
+pub use access_token::{AccessTokens, TokenKey};
+pub use algorithms::PasswordAlgorithm;
+pub use alternate::Redirect;
 pub use config::{Config, Discovery, Limits, RelayAddress};
 pub use credentials::Credentials;
 pub use io::{AllocationId, Binding, Fragments, Head, Input, Now, Output, Permission, Refusal};
+pub use key::IntegrityKind;
 pub use ledger::Ledger;
+pub use offers::Offers;
 pub use police::POLICING_BURST_NS;
 pub use policy::{Listed, Loopback, Policy, Rules};
+pub use proof::KeyKind;
 pub use quota::Quota;
 pub use snapshot::{Code, DropReason, IcmpOutcome, RequestMethod, Snapshot};
 pub use special::{Denial, DeniedBy};

@@ -15,6 +15,7 @@ impl Turn {
         let id = self.owned(request)?;
         let asked = optional(request.message, AttributeType::LIFETIME, attribute::number)?;
         let family = named_family(request.message, AttributeType::REQUESTED_ADDRESS_FAMILY)?;
+        let lifetime_secs = self.lifetime_secs(request, asked);
         let Some(allocation) = self.tables.by_id_mut(id) else {
             return Err(Reject::AllocationMismatch);
         };
@@ -36,7 +37,10 @@ impl Turn {
             }
             return Ok(Success::Refresh { lifetime_secs: 0 });
         }
-        let lifetime_secs = self.limits.lifetime_secs(asked);
+        // RFC 7635 §9: a new token takes the place of the old one.
+        if let Some(token) = request.token {
+            allocation.token = Some(Box::new(token));
+        }
         let deadline_ns = request.now.monotonic_ns + u64::from(lifetime_secs) * NS_PER_SEC;
         for family in families {
             if let Some(relayed) = &mut allocation.relayed[family as usize] {

@@ -11,6 +11,8 @@ use crate::special::Denial;
 /// The client is told, with an error response.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Reject {
+    /// 300: another server is to be asked.
+    TryAlternate,
     /// 400: the request makes no sense, or breaks a rule of its method.
     BadRequest,
     /// 401: no credentials, unknown or expired ones, or a wrong MESSAGE-INTEGRITY.
@@ -40,6 +42,7 @@ pub(crate) enum Reject {
 impl Reject {
     pub(crate) const fn code(&self) -> Code {
         match self {
+            Self::TryAlternate => Code::TryAlternate,
             Self::BadRequest => Code::BadRequest,
             Self::Unauthenticated => Code::Unauthenticated,
             Self::Forbidden(_) => Code::Forbidden,
@@ -70,6 +73,7 @@ impl Reject {
             | Self::WrongCredentials
             | Self::UnsupportedTransport
             | Self::PeerAddressFamilyMismatch
+            | Self::TryAlternate
             | Self::InsufficientCapacity => None,
         }
     }

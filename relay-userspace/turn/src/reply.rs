@@ -3,18 +3,18 @@
 
 use relay_common::addr::{Family, FiveTuple, RelayedAddr};
 use relay_common::wire::attribute::AttributeType;
-use relay_common::wire::stun::{Class, Method, TransactionId};
+use relay_common::wire::stun::{Class, TransactionId};
 use relay_common::wire::writer::MessageWriter;
 
 use crate::allocation::{Refused, Terms};
 use crate::discovery::Discovered;
-use crate::key::Key;
+use crate::key::Signer;
 use crate::reject::Reject;
 use crate::snapshot::{Code, DropReason, RequestMethod};
 use crate::{Now, Output, Turn};
 
-/// More than any reply takes: the longest carries a realm of 508 bytes and a nonce, or 64 unknown
-/// attributes; integrity and fingerprint follow.
+/// More than any reply takes: the longest carries a realm of 508 bytes and the name of a server, or
+/// SOFTWARE of 509 and the name of a domain; the rest are small.
 const REPLY_BYTES_MAX: usize = 1024;
 /// UNKNOWN-ATTRIBUTES names this many at most, so that a reply stays one small datagram.
 pub(crate) const UNKNOWN_ATTRIBUTES_MAX: usize = 64;
@@ -28,12 +28,12 @@ pub(crate) const REPLY_RATIO_MAX: usize = 6;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReplyTo {
     pub(crate) five_tuple: FiveTuple,
-    pub(crate) method: Method,
+    pub(crate) method: RequestMethod,
     pub(crate) transaction: TransactionId,
     /// The request had FINGERPRINT, so the response does.
     pub(crate) fingerprint: bool,
     /// What the response is signed with. None: the request was not authenticated.
-    pub(crate) key: Option<Key>,
+    pub(crate) signer: Option<Signer>,
     /// Bytes of the request.
     pub(crate) request_bytes: usize,
 }
@@ -58,7 +58,7 @@ impl Turn {
     pub(crate) fn respond(&mut self, now: Now, to: &ReplyTo, answer: &Result<Success, Reject>) {
         let client = to.five_tuple.client;
         let rate = self.limits.unauthenticated_replies_per_sec;
-        if to.key.is_none() && !self.ledger.throttle().admit(now, client.ip(), rate) {
+        if to.signer.is_none() && !self.ledger.throttle().admit(now, client.ip(), rate) {
             self.stats.count_dropped(DropReason::RateLimited);
             return;
         }
@@ -70,21 +70,33 @@ impl Turn {
         self.arena.resize(start + REPLY_BYTES_MAX + padding, 0);
         let class = if answer.is_ok() { Class::Success } else { Class::Error };
         let buffer = &mut self.arena[start..];
-        let mut writer = MessageWriter::new(buffer, class, to.method, to.transaction);
+        let mut writer = MessageWriter::new(buffer, class, to.method.method(), to.transaction);
         let code = match answer {
             Ok(success) => {
                 success.write(&mut writer, to.five_tuple);
                 Code::Success
             }
             Err(reject) => {
-                let refusal = reject.refusal().filter(|_| to.key.is_some());
+                let refusal = reject.refusal().filter(|_| to.signer.is_some());
                 let phrase = refusal.map_or(String::new(), |refusal| refusal.to_string());
                 writer.error_code(reject.code().number(), &phrase);
                 match reject {
                     Reject::Unauthenticated | Reject::StaleNonce => {
                         let nonce = self.nonces.issue(now.unix_secs, client);
                         writer.attribute(AttributeType::REALM, self.realm.as_bytes());
-                        writer.attribute(AttributeType::NONCE, &nonce);
+                        writer.attribute(AttributeType::NONCE, nonce.as_slice());
+                        if let Some(list) = self.algorithms.list() {
+                            writer.attribute(AttributeType::PASSWORD_ALGORITHMS, list);
+                        }
+                        if let Some(tokens) = &self.offers.access_tokens {
+                            let name = tokens.server_name();
+                            writer.attribute(AttributeType::THIRD_PARTY_AUTHORIZATION, name);
+                        }
+                    }
+                    Reject::TryAlternate => {
+                        if let Some(redirect) = &self.offers.redirect {
+                            redirect.write(&mut writer, &to.five_tuple, to.transaction);
+                        }
                     }
                     Reject::UnknownAttributes(kinds) => writer.unknown_attributes(kinds),
                     Reject::BadRequest
@@ -100,14 +112,17 @@ impl Turn {
                 reject.code()
             }
         };
-        if let Some(key) = to.key {
-            writer.integrity(|header, body| key.sign(header, body));
+        if let Some(signer) = to.signer {
+            if let Some(software) = &self.offers.software {
+                writer.attribute(AttributeType::SOFTWARE, software.as_bytes());
+            }
+            signer.sign(&mut writer);
         }
         if to.fingerprint {
             writer.fingerprint();
         }
         let written = writer.finish().expect("replies are bounded by REPLY_BYTES_MAX");
-        if to.key.is_none() && written > REPLY_RATIO_MAX * to.request_bytes {
+        if to.signer.is_none() && written > REPLY_RATIO_MAX * to.request_bytes {
             self.arena.truncate(start);
             self.stats.count_dropped(DropReason::Amplification);
             return;
@@ -115,7 +130,7 @@ impl Turn {
         self.arena.truncate(start + written);
         let bytes = start..start + written;
         self.outputs.push_back(Output::Reply { five_tuple: to.five_tuple, bytes });
-        self.stats.count_request(RequestMethod::of(to.method), code);
+        self.stats.count_request(to.method, code);
         if let Some(refusal) = answer.as_ref().err().and_then(Reject::refusal) {
             self.stats.count_refusal(refusal);
             self.outputs.push_back(Output::Refused(refusal));

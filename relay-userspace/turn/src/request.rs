@@ -5,9 +5,10 @@ use relay_common::addr::{Family, FiveTuple};
 use relay_common::wire::attribute::{self, AttributeType};
 use relay_common::wire::stun::{Fingerprint, Message};
 
+use crate::access_token::Held;
 use crate::reject::Reject;
 use crate::reply::{ReplyTo, Success, UNKNOWN_ATTRIBUTES_MAX};
-use crate::snapshot::RequestMethod;
+use crate::snapshot::{DropReason, RequestMethod};
 use crate::{AllocationId, Now, Turn};
 
 /// A request whose sender is known.
@@ -16,6 +17,8 @@ pub(crate) struct Request<'a> {
     pub(crate) message: &'a Message<'a>,
     pub(crate) reply_to: ReplyTo,
     pub(crate) username: &'a [u8],
+    /// The token that it was proved with.
+    pub(crate) token: Option<Held>,
 }
 
 /// The answer to a request. `None`: later, or none at all.
@@ -29,24 +32,31 @@ impl Turn {
         message: &Message<'_>,
         fingerprint: Fingerprint,
     ) {
+        // RFC 8489 §6.3: a method that is not known is no error of the client's, but no message
+        // for us.
+        let Some(method) = RequestMethod::of(message.method()) else {
+            return self.stats.count_dropped(DropReason::UnknownMethod);
+        };
         let mut reply_to = ReplyTo {
             five_tuple,
-            method: message.method(),
+            method,
             transaction: message.transaction_id(),
             fingerprint: fingerprint == Fingerprint::Valid,
-            key: None,
+            signer: None,
             request_bytes: message.len(),
         };
-        let answer = match RequestMethod::of(message.method()) {
-            RequestMethod::Unknown => Err(Reject::BadRequest),
+        let answer = match method {
             RequestMethod::Binding => self.binding(message, &mut reply_to),
-            method @ (RequestMethod::Allocate
+            RequestMethod::Allocate
             | RequestMethod::Refresh
             | RequestMethod::CreatePermission
-            | RequestMethod::ChannelBind) => {
-                self.authenticate(now, five_tuple, message).and_then(|(username, key)| {
-                    reply_to.key = Some(key);
-                    self.execute(method, &Request { now, message, reply_to, username })
+            | RequestMethod::ChannelBind => {
+                self.authenticate(now, five_tuple, message).and_then(|session| {
+                    self.stats.count_authenticated(session.proof);
+                    reply_to.signer = Some(session.signer);
+                    let (username, token) = (&*session.username, session.token);
+                    let request = Request { now, message, reply_to, username, token };
+                    self.execute(method, &request)
                 })
             }
         };
@@ -79,7 +89,7 @@ impl Turn {
             RequestMethod::Refresh => self.refresh(request).map(Some),
             RequestMethod::CreatePermission => self.create_permission(request).map(Some),
             RequestMethod::ChannelBind => self.channel_bind(request).map(Some),
-            RequestMethod::Binding | RequestMethod::Unknown => Err(Reject::BadRequest),
+            RequestMethod::Binding => Err(Reject::BadRequest),
         }
     }
 }
@@ -106,8 +116,6 @@ pub(crate) fn unknown_attributes(message: &Message<'_>) -> Vec<AttributeType> {
 }
 
 /// What is understood, be it only well enough to be ignored where it does not belong.
-/// MESSAGE-INTEGRITY-SHA256 is passed over: a client that sends it with MESSAGE-INTEGRITY has
-/// proved who it is, one that sends it alone gets a 401 that does not ask for it.
 const fn is_known(kind: AttributeType) -> bool {
     matches!(
         kind,
@@ -127,7 +135,10 @@ const fn is_known(kind: AttributeType) -> bool {
             | AttributeType::EVEN_PORT
             | AttributeType::REQUESTED_TRANSPORT
             | AttributeType::DONT_FRAGMENT
+            | AttributeType::ACCESS_TOKEN
             | AttributeType::MESSAGE_INTEGRITY_SHA256
+            | AttributeType::PASSWORD_ALGORITHM
+            | AttributeType::USERHASH
             | AttributeType::XOR_MAPPED_ADDRESS
             | AttributeType::RESERVATION_TOKEN
     )

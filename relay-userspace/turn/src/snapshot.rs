@@ -5,6 +5,8 @@ use relay_common::abi::{Count, Direction};
 use relay_common::addr::{Family, Transport};
 use relay_common::wire::stun::Method;
 
+use crate::key::IntegrityKind;
+use crate::proof::{KeyKind, Proof, Proofs};
 use crate::{DeniedBy, Quota, Refusal};
 
 /// How a request was answered: success, or the number of ERROR-CODE.
@@ -12,6 +14,8 @@ use crate::{DeniedBy, Quota, Refusal};
 pub enum Code {
     /// A success response.
     Success,
+    /// 300.
+    TryAlternate,
     /// 400.
     BadRequest,
     /// 401.
@@ -40,8 +44,9 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order used for metrics.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Success,
+        Self::TryAlternate,
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -61,6 +66,7 @@ impl Code {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Success => "success",
+            Self::TryAlternate => "300",
             Self::BadRequest => "400",
             Self::Unauthenticated => "401",
             Self::Forbidden => "403",
@@ -81,6 +87,7 @@ impl Code {
     pub const fn number(self) -> u16 {
         match self {
             Self::Success => 0,
+            Self::TryAlternate => 300,
             Self::BadRequest => 400,
             Self::Unauthenticated => 401,
             Self::Forbidden => 403,
@@ -110,20 +117,12 @@ pub enum RequestMethod {
     CreatePermission,
     /// ChannelBind.
     ChannelBind,
-    /// Any other: answered with 400.
-    Unknown,
 }
 
 impl RequestMethod {
     /// Every method, in the order used for metrics.
-    pub const ALL: [Self; 6] = [
-        Self::Binding,
-        Self::Allocate,
-        Self::Refresh,
-        Self::CreatePermission,
-        Self::ChannelBind,
-        Self::Unknown,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Binding, Self::Allocate, Self::Refresh, Self::CreatePermission, Self::ChannelBind];
 
     /// Its name in metrics.
     #[must_use]
@@ -134,18 +133,28 @@ impl RequestMethod {
             Self::Refresh => "refresh",
             Self::CreatePermission => "create_permission",
             Self::ChannelBind => "channel_bind",
-            Self::Unknown => "unknown",
         }
     }
 
-    pub(crate) const fn of(method: Method) -> Self {
-        match method {
+    /// `None`: a method whose requests this server does not know.
+    pub(crate) const fn of(method: Method) -> Option<Self> {
+        Some(match method {
             Method::BINDING => Self::Binding,
             Method::ALLOCATE => Self::Allocate,
             Method::REFRESH => Self::Refresh,
             Method::CREATE_PERMISSION => Self::CreatePermission,
             Method::CHANNEL_BIND => Self::ChannelBind,
-            _ => Self::Unknown,
+            _ => return None,
+        })
+    }
+
+    pub(crate) const fn method(self) -> Method {
+        match self {
+            Self::Binding => Method::BINDING,
+            Self::Allocate => Method::ALLOCATE,
+            Self::Refresh => Method::REFRESH,
+            Self::CreatePermission => Method::CREATE_PERMISSION,
+            Self::ChannelBind => Method::CHANNEL_BIND,
         }
     }
 }
@@ -161,6 +170,8 @@ pub enum DropReason {
     BadFingerprint,
     /// A response, which a server never asks for.
     UnexpectedClass,
+    /// A request of a method that a server does not take (RFC 8489 §6.3).
+    UnknownMethod,
     /// An indication of a method that a server does not take.
     UnknownIndication,
     /// A Send indication without a peer or without data, or with a peer that is no address.
@@ -195,11 +206,12 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order used for metrics.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::NotTurn,
         Self::MalformedStun,
         Self::BadFingerprint,
         Self::UnexpectedClass,
+        Self::UnknownMethod,
         Self::UnknownIndication,
         Self::MalformedIndication,
         Self::UnknownAttribute,
@@ -225,6 +237,7 @@ impl DropReason {
             Self::MalformedStun => "malformed_stun",
             Self::BadFingerprint => "bad_fingerprint",
             Self::UnexpectedClass => "unexpected_class",
+            Self::UnknownMethod => "unknown_method",
             Self::UnknownIndication => "unknown_indication",
             Self::MalformedIndication => "malformed_indication",
             Self::UnknownAttribute => "unknown_attribute",
@@ -302,6 +315,7 @@ pub struct Snapshot {
     icmp: [u64; IcmpOutcome::ALL.len()],
     denied: [u64; DeniedBy::ALL.len()],
     over_quota: [u64; Quota::ALL.len()],
+    proofs: Proofs,
 }
 
 impl Snapshot {
@@ -350,6 +364,12 @@ impl Snapshot {
         self.over_quota[quota as usize]
     }
 
+    /// Requests that were authenticated, by the attribute that proved it and by the key.
+    #[must_use]
+    pub const fn authenticated(&self, integrity: IntegrityKind, key: KeyKind) -> u64 {
+        self.proofs.of(integrity, key)
+    }
+
     /// Adds what another shard counted.
     pub fn add(&mut self, other: &Self) {
         self.permissions += other.permissions;
@@ -368,6 +388,7 @@ impl Snapshot {
         add_each(&mut self.icmp, &other.icmp);
         add_each(&mut self.denied, &other.denied);
         add_each(&mut self.over_quota, &other.over_quota);
+        self.proofs.add(&other.proofs);
     }
 
     pub(crate) const fn allocations_mut(&mut self, _: Transport, family: Family) -> &mut u64 {
@@ -386,6 +407,10 @@ impl Snapshot {
 
     pub(crate) const fn count_dropped(&mut self, reason: DropReason) {
         self.dropped[reason as usize] += 1;
+    }
+
+    pub(crate) const fn count_authenticated(&mut self, proof: Proof) {
+        self.proofs.count(proof);
     }
 
     pub(crate) const fn count_icmp(&mut self, outcome: IcmpOutcome) {
@@ -446,6 +471,8 @@ mod tests {
         shard.count_icmp(IcmpOutcome::RateLimited);
         shard.count_refusal(Refusal::Quota(Quota::NewPeers));
         shard.count_refusal(Refusal::Denied(crate::Denial::of(DeniedBy::PortZero)));
+        let proof = Proof { integrity: IntegrityKind::Sha256, key: KeyKind::Token };
+        shard.count_authenticated(proof);
         let mut sum = shard.clone();
         sum.add(&shard);
         assert_eq!((sum.permissions, sum.channels, sum.reservations), (2, 4, 6));
@@ -456,5 +483,6 @@ mod tests {
         assert_eq!(sum.dropped(DropReason::TooBig), 2);
         assert_eq!(sum.icmp(IcmpOutcome::RateLimited), 2);
         assert_eq!((sum.over_quota(Quota::NewPeers), sum.denied(DeniedBy::PortZero)), (2, 2));
+        assert_eq!(sum.authenticated(proof.integrity, proof.key), 2);
     }
 }

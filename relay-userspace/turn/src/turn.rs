@@ -10,15 +10,16 @@ use relay_common::wire::Demux;
 use relay_common::wire::channel_data::ChannelRange;
 use relay_common::wire::stun::{Class, Fingerprint, Message};
 
+use crate::algorithms::Algorithms;
 use crate::credentials::Users;
-use crate::nonce::Nonces;
+use crate::nonce::{Features, Nonces};
 use crate::peers::Peers;
 use crate::police::Rate;
 use crate::ports::{Place, Ports};
 use crate::reservation::{Token, Tokens};
 use crate::tables::{KeyedHash, Tables};
 use crate::timers::Timers;
-use crate::{Config, Discovery, DropReason, Input, Ledger, Limits, Now, Output, Snapshot};
+use crate::{Config, Discovery, DropReason, Input, Ledger, Limits, Now, Offers, Output, Snapshot};
 
 /// A TURN server.
 pub struct Turn {
@@ -28,6 +29,8 @@ pub struct Turn {
     pub(crate) users: Users,
     pub(crate) nonces: Nonces,
     pub(crate) ledger: Ledger,
+    pub(crate) algorithms: Algorithms,
+    pub(crate) offers: Offers,
     pub(crate) rate: Rate,
     pub(crate) peers: Peers,
     pub(crate) ports: Ports,
@@ -61,12 +64,20 @@ impl Turn {
         let mut rng = ChaCha12Rng::from_seed(config.seed);
         let hash = KeyedHash::new(rng.next_u64(), rng.next_u64());
         let limits = config.limits;
+        let offers = config.offers.clone();
+        let algorithms = Algorithms::new(&offers.password_algorithms);
+        let features = Features {
+            password_algorithms: algorithms.list().is_some(),
+            username_anonymity: offers.userhash,
+        };
         Self {
             limits,
             channel_range: config.channel_range,
             users: Users::new(&config.credentials),
             realm: config.realm.clone(),
-            nonces: Nonces::new(config.nonce_key, limits.nonce_secs),
+            nonces: Nonces::new(config.nonce_key, limits.nonce_secs, features),
+            algorithms,
+            offers,
             ledger: config.ledger.clone(),
             rate: Rate::new(&limits),
             peers: Peers::new(&config),

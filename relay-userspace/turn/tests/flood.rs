@@ -14,7 +14,8 @@ use relay_common::wire::channel_data::ChannelRange;
 use relay_common::wire::stun::{Class, Method, TransactionId};
 use relay_common::wire::writer::MessageWriter;
 use relay_turn::{
-    Config, Credentials, Input, Ledger, Limits, Now, Output, Policy, RelayAddress, Rules, Turn,
+    Config, Credentials, Input, Ledger, Limits, Now, Offers, Output, Policy, RelayAddress, Rules,
+    Turn,
 };
 
 /// Enough to see sixteen bytes a request.
@@ -94,6 +95,7 @@ fn config(ledger: &Ledger) -> Config {
         discoveries: Vec::new(),
         ledger: ledger.clone(),
         limits: Limits { unauthenticated_replies_per_sec: 1_000_000, ..Limits::default() },
+        offers: Offers::default(),
         nonce_key: [1; 32],
         seed: [2; 32],
     }

@@ -40,6 +40,7 @@ fn server(external: Option<IpAddr>) -> Turn {
         listeners: Vec::new(),
         ledger: Ledger::new([3; 16]),
         limits: Limits::default(),
+        offers: relay_turn::Offers::default(),
         nonce_key: [1; 32],
         seed: [2; 32],
         discoveries: vec![

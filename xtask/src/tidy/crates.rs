@@ -9,6 +9,7 @@ use super::{Finding, Tree, code, files::UNSAFE_FILES, line_of, word_positions};
 const CORE_MANIFEST: &str = "relay-userspace/turn/Cargo.toml";
 const CORE_SOURCES: &str = "relay-userspace/turn/src/";
 const CORE_DEPENDENCIES: &[&str] = &[
+    "aes-gcm",
     "base64",
     "hmac",
     "ipnet",
@@ -16,6 +17,7 @@ const CORE_DEPENDENCIES: &[&str] = &[
     "rand_chacha",
     "relay-common",
     "sha1",
+    "sha2",
     "siphasher",
     "subtle",
     "zeroize",

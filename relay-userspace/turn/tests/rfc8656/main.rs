@@ -1,7 +1,9 @@
-//! RFC 8656 and the parts of RFC 8489 it stands on, one file per section, as data for one `check`.
+//! RFC 8656, and RFC 8489 that it stands on, one file per section, as data for one `check`.
 #![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
 mod random;
+#[path = "../rfc8489/mod.rs"]
+mod rfc8489;
 mod s05_general;
 mod s07_allocate;
 mod s08_refresh;
@@ -24,6 +26,8 @@ fn every_error_code_and_every_drop_reason_has_a_test() {
         include_str!("s11_indication.rs"),
         include_str!("s12_channel.rs"),
         include_str!("s21_security.rs"),
+        include_str!("../rfc8489/s06_messages.rs"),
+        include_str!("../rfc8489/s10_alternate.rs"),
     ]
     .concat();
     let codes = relay_turn::Code::ALL.iter().map(|code| code.name()).filter(|c| *c != "success");

@@ -7,13 +7,15 @@
 
 use base64::Engine;
 use hmac::{Hmac, KeyInit, Mac};
+use md5::Digest;
 use relay_common::addr::Family;
 use relay_common::wire::attribute::{AttributeType, Icmp};
 use relay_common::wire::stun::{Class, Method, TransactionId};
 use relay_common::wire::writer::MessageWriter;
 use relay_turn::{Config, Ledger};
 
-use super::world::{NS_PER_SEC, Opens, REALM, Signed, World, config, md5};
+use super::rfc8489::credentials::claim;
+use super::world::{NS_PER_SEC, Opens, REALM, Signed, World, config};
 
 /// Runs a script against the usual server.
 pub(crate) fn check(script: &str) {
@@ -146,6 +148,9 @@ fn channel_data(number: &str, bytes: usize, options: &[&str]) -> Vec<u8> {
     datagram
 }
 
+/// Options without a value.
+const FLAGS: &[&str] = &["again", "fingerprint", "hashed", "modern"];
+
 fn request(world: &mut World, client: &str, verb: &str, rest: &[&str]) -> String {
     let method = match verb {
         "asks" => Method::BINDING,
@@ -157,7 +162,7 @@ fn request(world: &mut World, client: &str, verb: &str, rest: &[&str]) -> String
         _ => panic!("what is {verb}?"),
     };
     let (operands, options): (Vec<&str>, Vec<&str>) = match verb {
-        "permits" => rest.iter().partition(|word| !word.contains('=')),
+        "permits" => rest.iter().partition(|word| !word.contains('=') && !FLAGS.contains(word)),
         "binds" => (rest[..1].to_vec(), rest[1..].to_vec()),
         _ => (Vec::new(), rest.to_vec()),
     };
@@ -304,7 +309,8 @@ impl Request {
         };
         let mut nonce = world.clients[&self.client].nonce.clone();
         if option("nonce", "") == "forged" {
-            nonce[7] ^= 1;
+            let at = nonce.len() - 3;
+            nonce[at] ^= 1;
         }
         let without = option("without", "");
         let values = [
@@ -317,7 +323,12 @@ impl Request {
                 self.attributes.push((kind, value));
             }
         }
-        self.signed.key = Some(key(&user, &realm, &password));
+        let challenge = &world.clients[&self.client].challenge;
+        let mut offered =
+            challenge.iter().filter(|(kind, _)| *kind == AttributeType::PASSWORD_ALGORITHMS);
+        let offered = offered.next().map_or(&[][..], |(_, value)| value);
+        let claimed = [user.as_str(), realm.as_str(), password.as_str()];
+        self.signed.key = Some(claim(&mut self.attributes, options, offered, claimed));
     }
 
     fn bytes(&self, _: &World) -> Vec<u8> {
@@ -327,12 +338,7 @@ impl Request {
             writer.attribute(*kind, value);
         }
         if let Some(key) = self.signed.key {
-            writer.integrity(|header, body| {
-                let mut mac = Hmac::<sha1::Sha1>::new_from_slice(&key).unwrap();
-                mac.update(header);
-                mac.update(body);
-                mac.finalize().into_bytes().into()
-            });
+            key.sign(&mut writer);
         }
         for (kind, value) in &self.late {
             writer.attribute(*kind, value);
@@ -352,8 +358,9 @@ pub(crate) fn transaction(number: u64) -> TransactionId {
     TransactionId(id)
 }
 
-pub(crate) fn key(user: &str, realm: &str, password: &str) -> [u8; 16] {
-    md5(&[user, realm, password])
+/// MD5 of parts with colons in between: a key of RFC 5389.
+pub(crate) fn md5(parts: &[&str]) -> [u8; 16] {
+    md5::Md5::digest(parts.join(":")).into()
 }
 
 fn rest_password(secret: &str, user: &str) -> String {

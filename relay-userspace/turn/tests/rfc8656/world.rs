@@ -4,8 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use hmac::{Hmac, KeyInit, Mac};
-use md5::{Digest, Md5};
 use relay_common::addr::{
     ClientAddr, Family, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport,
 };
@@ -13,8 +11,11 @@ use relay_common::wire::attribute::{self, AttributeType, Icmp};
 use relay_common::wire::stun::{Class, Fingerprint, Message, Method};
 use relay_turn::{
     AllocationId, Binding, Config, Credentials, DropReason, Fragments, IcmpOutcome, Input, Ledger,
-    Limits, Listed, Now, Output, Permission, Policy, Refusal, RelayAddress, Rules, Snapshot, Turn,
+    Limits, Listed, Now, Offers, Output, Permission, Policy, Refusal, RelayAddress, Rules,
+    Snapshot, Turn,
 };
+
+use super::rfc8489::credentials::Signature;
 
 pub(crate) const NS_PER_SEC: u64 = 1_000_000_000;
 pub(crate) const REALM: &str = "example.org";
@@ -54,6 +55,7 @@ pub(crate) fn config() -> Config {
             unauthenticated_replies_per_sec: 1000,
             ..Limits::default()
         },
+        offers: Offers::default(),
         nonce_key: [1; 32],
         seed: [2; 32],
         discoveries: Vec::new(),
@@ -83,6 +85,10 @@ pub(crate) enum Opens {
 pub(crate) struct Client {
     pub(crate) five_tuple: FiveTuple,
     pub(crate) nonce: Vec<u8>,
+    /// The attributes of the last 401 or 438.
+    pub(crate) challenge: Vec<(AttributeType, Vec<u8>)>,
+    /// The last reply, byte for byte.
+    pub(crate) reply: Vec<u8>,
     /// Number of the last transaction.
     pub(crate) transaction: u64,
     pub(crate) token: Option<[u8; 8]>,
@@ -112,12 +118,13 @@ pub(crate) struct World {
     pub(crate) transactions: u64,
     /// Every datagram of a client, if that is wanted.
     pub(crate) record: Option<Vec<Vec<u8>>>,
+    software: Option<String>,
 }
 
 /// What the reply to a request must be like.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Signed {
-    pub(crate) key: Option<[u8; 16]>,
+    pub(crate) key: Option<Signature>,
     pub(crate) fingerprint: bool,
     /// Number of the transaction.
     pub(crate) transaction: u64,
@@ -128,7 +135,9 @@ pub(crate) struct Signed {
 impl World {
     pub(crate) fn new(config: Config) -> Self {
         let relayed_ips = config.relay_addresses.iter().map(|relay| relay.address).collect();
+        let software = config.offers.software.clone();
         Self {
+            software,
             turn: Turn::new(config),
             now: Now { monotonic_ns: 7 * NS_PER_SEC, unix_secs: 1_700_000_000 },
             clients: BTreeMap::new(),
@@ -157,6 +166,8 @@ impl World {
                 server: ServerAddr::new(server.parse().unwrap()),
             },
             nonce: Vec::new(),
+            challenge: Vec::new(),
+            reply: Vec::new(),
             transaction: 0,
             token: None,
             relayed: [None; 2],
@@ -475,22 +486,24 @@ impl World {
         self.phrase = code.map_or(String::new(), |(_, phrase)| phrase.to_owned());
         let code = code.map(|(code, _)| code);
         assert_eq!(code.is_none(), message.class() == Class::Success);
-        match (message.integrity(), signed.key) {
-            (Some(integrity), Some(key)) => {
-                let mut mac = Hmac::<sha1::Sha1>::new_from_slice(&key).unwrap();
-                mac.update(&integrity.header);
-                mac.update(integrity.body);
-                assert_eq!(mac.finalize().into_bytes()[..], integrity.mac[..]);
+        let is_signed = message.integrity().or_else(|| message.integrity_sha256()).is_some();
+        match (is_signed, signed.key) {
+            (true, Some(key)) => {
+                key.check(&message);
                 assert!(!matches!(code, Some(401 | 438)), "these carry no MESSAGE-INTEGRITY");
             }
-            (Some(_), None) => panic!("signed for somebody unknown"),
-            (None, Some(_)) => assert!(matches!(code, Some(400 | 401 | 438)), "{code:?} unsigned"),
-            (None, None) => {}
+            (true, None) => panic!("signed for somebody unknown"),
+            (false, Some(_)) => assert!(matches!(code, Some(400 | 401 | 438)), "{code:?} unsigned"),
+            (false, None) => assert_ne!(code, Some(300), "RFC 8489 §14.8"),
         }
-        assert_eq!(value(AttributeType::SOFTWARE), None);
+        let software = self.software.as_deref().filter(|_| is_signed);
+        assert_eq!(value(AttributeType::SOFTWARE), software.map(str::as_bytes));
+        self.client(name).reply = bytes.to_vec();
         if let Some(nonce) = value(AttributeType::NONCE) {
             assert_eq!(value(AttributeType::REALM), Some(REALM.as_bytes()));
             self.client(name).nonce = nonce.to_vec();
+            let attributes = message.attributes().map(|a| (a.kind, a.value.to_vec()));
+            self.client(name).challenge = attributes.collect();
         }
         match code {
             Some(420) => {
@@ -566,10 +579,4 @@ fn drops(before: &Snapshot, after: &Snapshot) -> Vec<String> {
     };
     let untold = IcmpOutcome::ALL.into_iter().filter(untold);
     dropped.chain(untold.map(|outcome| format!("icmp_{}", outcome.name()))).collect()
-}
-
-pub(crate) fn md5(parts: &[&str]) -> [u8; 16] {
-    let mut hash = Md5::new();
-    hash.update(parts.join(":"));
-    hash.finalize().into()
 }

@@ -1,0 +1,8 @@
+//! RFC 8489 and RFC 7635, one file per section.
+
+pub(crate) mod credentials;
+mod s06_messages;
+mod s09_long_term;
+mod s10_alternate;
+mod s14_attributes;
+mod tokens;
