@@ -10,7 +10,9 @@ use prometheus::{
 };
 use relay_common::abi::{Count, Direction, Reason, TIMES_BUCKETS};
 use relay_common::addr::{Family, Transport};
-use relay_turn::{Code, DeniedBy, DropReason, IcmpOutcome, Quota, RequestMethod, Snapshot};
+use relay_turn::{
+    Code, DeniedBy, DropReason, IcmpOutcome, IntegrityKind, KeyKind, Quota, RequestMethod, Snapshot,
+};
 
 use crate::shard::Report;
 
@@ -195,6 +197,15 @@ fn turn(page: &Page, sum: &Snapshot) {
     let over_quota = page.counters("turnpike_over_quota_total", help, &["quota"]);
     for quota in Quota::ALL {
         count(&over_quota, &[quota.name()], sum.over_quota(quota));
+    }
+    let help = "Authenticated requests, by proof and key.";
+    let labels = ["integrity", "key"];
+    let proofs = page.counters("turnpike_requests_authenticated_total", help, &labels);
+    for integrity in IntegrityKind::ALL {
+        for key in KeyKind::ALL {
+            let labels = [integrity.name(), key.name()];
+            count(&proofs, &labels, sum.authenticated(integrity, key));
+        }
     }
     let help = "Channel numbers of RFC 5766 refused.";
     let name = "turnpike_channel_numbers_rfc5766_refused_total";
@@ -441,6 +452,8 @@ turnpike_relayed_bytes_total{direction="peer_to_client",path="xdp"} 2050
 # TYPE turnpike_relayed_packets_total counter
 turnpike_relayed_packets_total{direction="client_to_peer",path="xdp"} 305
 turnpike_relayed_packets_total{direction="peer_to_client",path="xdp"} 205
+# HELP turnpike_requests_authenticated_total Authenticated requests, by proof and key.
+# TYPE turnpike_requests_authenticated_total counter
 # HELP turnpike_requests_total Answered requests, by method and error code; success for no error.
 # TYPE turnpike_requests_total counter
 # HELP turnpike_reservations Ports held by EVEN-PORT reservations.
@@ -513,6 +526,14 @@ turnpike_shard_up{shard="1"} 1
         for quota in Quota::ALL {
             let series = format!("turnpike_over_quota_total{{quota=\"{}\"}}", quota.name());
             assert_eq!(value(&text, &series), 0);
+        }
+        for integrity in IntegrityKind::ALL {
+            for key in KeyKind::ALL {
+                let labels =
+                    format!("{{integrity=\"{}\",key=\"{}\"}}", integrity.name(), key.name());
+                let series = format!("turnpike_requests_authenticated_total{labels}");
+                assert_eq!(value(&text, &series), 0);
+            }
         }
         for family in ["ipv4", "ipv6"] {
             let labels = format!("{{family=\"{family}\",transport=\"udp\"}}");

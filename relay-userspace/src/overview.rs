@@ -19,7 +19,7 @@ const PAGE_MAX: u64 = 4 << 20;
 const BAR: u64 = 40;
 
 /// Families that say nothing of the datapath, or that have a section of their own.
-const ELSEWHERE: [&str; 16] = [
+const ELSEWHERE: [&str; 17] = [
     "turnpike_allocations",
     "turnpike_build_info",
     "turnpike_channel_numbers_rfc5766_refused_total",
@@ -30,6 +30,7 @@ const ELSEWHERE: [&str; 16] = [
     "turnpike_permissions",
     "turnpike_relayed_bytes_total",
     "turnpike_relayed_packets_total",
+    "turnpike_requests_authenticated_total",
     "turnpike_requests_total",
     "turnpike_reservations",
     "turnpike_shard_up",

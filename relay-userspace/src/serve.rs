@@ -15,7 +15,9 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use relay_common::addr::{Family, ServerAddr};
 use relay_common::wire::channel_data::ChannelRange;
-use relay_turn::{Credentials, Ledger, Limits, Policy, RelayAddress, Rules, Turn};
+use relay_turn::{
+    AccessTokens, Credentials, Ledger, Limits, Offers, Policy, RelayAddress, Rules, TokenKey, Turn,
+};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -436,9 +438,13 @@ fn turn_config(
         external: config.relay.external.get(address).copied(),
     };
     let limits = &config.limits;
+    let mut credentials = Credentials::new(users, secrets);
+    if config.offers.userhash {
+        credentials = credentials.with_userhashes(&config.realm);
+    }
     Ok(relay_turn::Config {
         realm: config.realm.clone(),
-        credentials: Credentials::new(users, secrets),
+        credentials,
         relay_addresses: place.relays.iter().map(relay_address).collect(),
         other_addresses: place.others.clone(),
         relay_ports: ports,
@@ -465,11 +471,26 @@ fn turn_config(
             user_bytes_per_sec: limits.user_bytes_per_sec,
             total_bytes_per_sec: limits.total_bytes_per_sec,
         },
-        offers: relay_turn::Offers::default(),
+        offers: offers(config),
         nonce_key: common.nonce_key,
         seed: random()?,
         discoveries: config.discoveries.clone(),
     })
+}
+
+fn offers(config: &Config) -> Offers {
+    let offers = &config.offers;
+    let access_tokens = offers.tokens.as_ref().map(|tokens| {
+        let keys = tokens.keys.iter().filter_map(|(kid, key)| TokenKey::new(kid, &key.0));
+        AccessTokens::new(tokens.server_name.clone(), keys.collect())
+    });
+    Offers {
+        password_algorithms: offers.password_algorithms.clone(),
+        userhash: offers.userhash,
+        software: offers.software.clone(),
+        redirect: offers.redirect.clone(),
+        access_tokens,
+    }
 }
 
 const fn channel_range(config: &Config) -> ChannelRange {

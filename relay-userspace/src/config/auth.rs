@@ -10,6 +10,7 @@ use toml::Spanned;
 
 use super::document::{Reader, Section, Text};
 use super::fault::{Fault, Warning};
+use super::offers::prepared;
 use super::{Auth, EXAMPLE_SECRET};
 
 /// A password or a shared secret, not empty. Shown to nobody: not by `Debug`, not in an error.
@@ -67,7 +68,7 @@ pub(super) fn read<'t>(
         }),
     ];
     // Credentials that are wrong are reported as such, not as absent.
-    if attempts == 0 && !files.contains(&Named::Yes) {
+    if attempts == 0 && !files.contains(&Named::Yes) && !section.has("tokens") {
         reader.report_absent(Fault::NoCredentials);
     }
     auth
@@ -80,9 +81,14 @@ fn add_user(auth: &mut Auth, name: &str, password: &str) -> Result<(), Fault> {
     if password == EXAMPLE_SECRET {
         return Err(Fault::Placeholder);
     }
-    let password = Secret::new(password).ok_or_else(|| Fault::EmptyPassword(name.to_owned()))?;
-    match auth.users.insert(name.to_owned(), password) {
-        Some(_) => Err(Fault::UserTwice(name.to_owned())),
+    if password.is_empty() {
+        return Err(Fault::EmptyPassword(name.to_owned()));
+    }
+    let name = prepared(name).ok_or(Fault::BadUserName)?;
+    let password = prepared(password).and_then(|password| Secret::new(&password));
+    let password = password.ok_or_else(|| Fault::BadPassword(name.clone().into_owned()))?;
+    match auth.users.insert(name.clone().into_owned(), password) {
+        Some(_) => Err(Fault::UserTwice(name.into_owned())),
         None => Ok(()),
     }
 }

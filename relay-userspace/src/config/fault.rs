@@ -103,8 +103,23 @@ pub(super) enum Fault {
          change it"
     )]
     BadUserName,
+    #[error(
+        "the password of `{0}` has characters that none may have (RFC 8265 §4.2: control \
+         characters and such as are not assigned or not shown); set another one"
+    )]
+    BadPassword(String),
     #[error("the password of `{0}` is empty; set one")]
     EmptyPassword(String),
+    #[error("this is still the example's placeholder; make your own: openssl rand -base64 32")]
+    TokenPlaceholder,
+    #[error(
+        "the key of `{0}` is not 16 or 32 bytes in base64; make one with: openssl rand -base64 32"
+    )]
+    BadTokenKey(String),
+    #[error("there is no key that tokens could be made with; add: tokens = {{ KID = \"BASE64\" }}")]
+    NoTokenKey,
+    #[error("there is no server to redirect to; add: servers = [\"192.0.2.1:3478\"]")]
+    RedirectToNobody,
     #[error("a secret is empty; set one (openssl rand -hex 32) or remove it")]
     EmptySecret,
     #[error("this is still the example's placeholder; make your own: openssl rand -hex 32")]
@@ -150,6 +165,12 @@ pub(crate) enum Warning {
         .0.display()
     )]
     WorldReadable(PathBuf),
+    /// A client that is told to send USERHASH has no other way.
+    #[error(
+        "`userhash` with time-limited credentials: a client that knows USERHASH cannot use them, \
+         because their user names cannot be found by a hash"
+    )]
+    UserhashWithSecrets,
     /// RFC 8656 §7.2: who asks for no family gets IPv4, or 440.
     #[error(
         "no IPv4 relay address: a client that does not ask for an IPv6 relayed address \

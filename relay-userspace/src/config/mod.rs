@@ -10,6 +10,7 @@ mod discovery;
 mod document;
 mod fault;
 mod limits;
+mod offers;
 mod peers;
 mod sections;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use relay_turn::{Discovery, Listed, Loopback};
 
 pub(crate) use auth::Secret;
 pub(crate) use fault::{ConfigErrors, Warning};
+pub(crate) use offers::Offers;
 
 /// The example file: every key, what it means and what it is when it is absent.
 pub(crate) const EXAMPLE: &str = include_str!("../../../deploy/turnpike.example.toml");
@@ -41,7 +43,7 @@ const EXAMPLE_SECRET: &str = "REPLACE-ME";
 /// Everything the file says, defaults filled in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Config {
-    /// The realm of the long-term credentials (RFC 8489 §9.2), 1–64 bytes.
+    /// The realm of the long-term credentials (RFC 8489 §9.2), 1–64 bytes, prepared.
     pub(crate) realm: String,
     /// Where clients send to; at least one, no duplicates, no port 0. Wildcards may be among them.
     /// The four addresses of each discovery are.
@@ -51,8 +53,10 @@ pub(crate) struct Config {
     pub(crate) discoveries: Vec<Discovery>,
     /// Where relayed transport addresses come from.
     pub(crate) relay: Relay,
-    /// Who may allocate; never empty.
+    /// Who may allocate; empty only if tokens are taken.
     pub(crate) auth: Auth,
+    /// Extensions that clients are offered.
+    pub(crate) offers: Offers,
     /// How packets are relayed.
     pub(crate) datapath: Datapath,
     /// Exceptions from the peers that may be reached.
@@ -83,10 +87,10 @@ pub(crate) struct Relay {
     pub(crate) external: BTreeMap<IpAddr, IpAddr>,
 }
 
-/// `[auth]`: at least one user or one secret.
+/// `[auth]`: at least one user or one secret, unless tokens are taken.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Auth {
-    /// User name → password; names and passwords are not empty.
+    /// User name → password; not empty, and prepared with OpaqueString (RFC 8265).
     pub(crate) users: BTreeMap<String, Secret>,
     /// What time-limited credentials are made with; each is accepted, the first one makes new ones.
     pub(crate) secrets: Vec<Secret>,

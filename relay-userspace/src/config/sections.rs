@@ -14,7 +14,7 @@ use super::document::{Reader, Section, Text};
 use super::fault::{ConfigErrors, Fault};
 use super::{
     Config, Datapath, Log, LogFormat, METRICS_DEFAULT, Mode, Pin, Relay, auth, checks, discovery,
-    limits, peers,
+    limits, offers, peers,
 };
 
 const LEVELS: [(&str, Level); 5] = [
@@ -55,12 +55,18 @@ fn document<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> Config {
     });
     let relay = reader.section(root, "relay", |reader, section| relay(reader, section, &listen));
     checks::addresses(reader, &listen, &relay, &mut warnings);
+    let (auth, auth_offers) = reader.section(root, "auth", |reader, section| {
+        let offers = offers::read_auth(reader, section, &realm, &mut warnings);
+        (auth::read(reader, section, &mut warnings), offers)
+    });
+    let offers = offers::read(reader, root, auth_offers);
     Config {
         realm,
         listen_udp: listen.iter().map(|addr| *addr.get_ref()).collect(),
         discoveries,
         relay,
-        auth: reader.section(root, "auth", |reader, s| auth::read(reader, s, &mut warnings)),
+        auth,
+        offers,
         datapath: reader.section(root, "datapath", datapath),
         peers: reader
             .section(root, "peers", |reader, section| peers::read(reader, section, &mut warnings)),
@@ -91,7 +97,13 @@ fn realm<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> String {
     if !is_sane {
         reader.report(&realm, Fault::BadRealm);
     }
-    (*realm.get_ref()).to_owned()
+    match offers::prepared(realm.get_ref()) {
+        Some(prepared) => prepared.into_owned(),
+        None => {
+            reader.report(&realm, Fault::BadRealm);
+            String::new()
+        }
+    }
 }
 
 fn listen<'t>(reader: &mut Reader<'t>, section: &Section<'t>) -> Vec<Spanned<SocketAddr>> {

@@ -2,6 +2,7 @@
 
 mod discovery;
 mod example;
+mod offers;
 mod policy;
 
 use std::fs;
@@ -130,7 +131,7 @@ fn every_key_is_read() {
     assert!(config.datapath.measure_times);
     let listed = config.peers.allow.iter().chain(&config.peers.deny);
     let peers: Vec<_> = listed.map(|l| format!("{} {}", l.network, l.line)).collect();
-    assert_eq!(peers, ["10.0.0.0/8 19", "fd00::1/128 19", "198.51.100.7/32 20"]);
+    assert_eq!(peers, ["10.0.0.0/8 20", "fd00::1/128 20", "198.51.100.7/32 21"]);
     assert_eq!(config.peers.loopback, Loopback::Allowed);
     assert_eq!(config.warnings, [Warning::LoopbackAllowed]);
     assert_eq!(config.metrics_listen, None);
@@ -160,7 +161,7 @@ level = "inof"
              answer to anybody carries it, and must not be much larger than the question; \
              shorten it",
             "t.toml:2:1: unknown key `colour` at the top level; known here: realm, listen, relay, \
-             auth, datapath, peers, metrics, log, limits, compat, workers",
+             auth, software, redirect, datapath, peers, metrics, log, limits, compat, workers",
             "t.toml:4:8: `listen.udp` must be an address and a port like \"192.0.2.1:3478\", not \
              `10.0.0.1`; the port is missing: \"10.0.0.1:3478\"",
             "t.toml:4:20: `10.0.0.1:0` in `listen.udp` is on port 0; clients need a port that \

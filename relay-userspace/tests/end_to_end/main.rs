@@ -20,6 +20,7 @@ mod relaying;
 mod robustness;
 mod ssrf;
 mod start_up;
+mod third_party;
 mod topology;
 mod wait;
 mod whole;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         robustness::TESTS,
         ssrf::TESTS,
         start_up::TESTS,
+        third_party::TESTS,
     ];
     let trials = groups.into_iter().flatten().map(|(name, needs, body)| {
         let (rig, missing) = (rig.clone(), machine.missing(needs));

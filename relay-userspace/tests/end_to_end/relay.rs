@@ -18,6 +18,7 @@ use crate::wait;
 
 /// A debug build on a busy machine takes seconds to have its program verified.
 const START_MAX: Duration = Duration::from_secs(30);
+const AUTH: &str = "users = { alice = \"wonderland\" }\nsecrets = [\"north\", \"south\"]";
 const ADMIN: &str = "127.0.0.1:9641";
 
 /// What is tested.
@@ -69,6 +70,8 @@ pub(crate) struct Plan {
     pub(crate) shards: u32,
     /// More lines, before the first table.
     pub(crate) more: &'static str,
+    /// `[auth]` and its sections; `None`: a user alice and two secrets.
+    pub(crate) auth: Option<String>,
     /// `[datapath] answer_binding`.
     pub(crate) answer_binding: bool,
     /// What the process is started by.
@@ -90,6 +93,7 @@ impl Plan {
             measure_times: false,
             shards: 0,
             more: "",
+            auth: None,
             answer_binding: true,
             wrapper: "",
             pin: None,
@@ -119,12 +123,13 @@ impl Plan {
             measure_times,
             ..
         } = self;
+        let auth = self.auth.as_deref().unwrap_or(AUTH);
         let pin = pin.as_deref().unwrap_or(Path::new("off"));
         let mut text = format!(
             "realm = \"end-to-end.test\"\n{more}\n[listen]\nudp = {listen:?}\n\
              discovery = {discovery:?}\n\
              [relay]\nports = \"50000-50255\"\naddresses = {addresses:?}\n\
-             [auth]\nusers = {{ alice = \"wonderland\" }}\nsecrets = [\"north\", \"south\"]\n\
+             [auth]\n{auth}\n\
              [peers]\nallow = [\"10.77.0.0/16\", \"fd77::/16\"]\n\
              [metrics]\nlisten = \"{ADMIN}\"\n\
              [compat]\nrfc5766_channel_numbers = true\n\

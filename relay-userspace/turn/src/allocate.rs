@@ -80,7 +80,8 @@ impl Turn {
         }
         // §7.2, check 10: quotas; given back when the seat is dropped.
         let user = self.charged(request.username);
-        let seat = self.ledger.enter(&self.limits, user, five_tuple.client.ip())?;
+        let seat = self.ledger.enter(&self.limits, user, five_tuple.client.ip());
+        let seat = seat.map_err(|quota| self.over(quota, &five_tuple))?;
         // §7.2, check 11: another server may do better, unless the port is held here.
         let is_new = !matches!(wish, Wish::Reserved(_));
         if is_new {

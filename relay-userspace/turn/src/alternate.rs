@@ -1,4 +1,4 @@
-//! Redirection (RFC 8489 §10, RFC 8656 §7.2, check 10): clients are told of another server. Owns
+//! Redirection (RFC 8489 §10, RFC 8656 §7.2, check 11): clients are told of another server. Owns
 //! which one; that the response is signed is the caller's: nobody unauthenticated is redirected.
 
 use std::net::SocketAddr;
@@ -9,6 +9,7 @@ use relay_common::wire::stun::TransactionId;
 use relay_common::wire::writer::MessageWriter;
 
 use crate::Turn;
+use crate::quota::Quota;
 use crate::reject::Reject;
 
 /// Where clients are sent, and when.
@@ -18,7 +19,7 @@ pub struct Redirect {
     pub servers: Vec<SocketAddr>,
     /// ALTERNATE-DOMAIN: the name that a TLS certificate of theirs has, at most 255 bytes.
     pub domain: Option<String>,
-    /// How many allocations a state machine has when it begins to redirect; 0: it always does.
+    /// How many allocations the server has when it begins to redirect; 0: it always does.
     /// `None`: when it has no room or no port.
     pub allocations: Option<u32>,
 }
@@ -65,14 +66,25 @@ impl Redirect {
 }
 
 impl Turn {
-    /// RFC 8656 §7.2, check 10: 300 if there are so many allocations that others are to help.
+    /// RFC 8656 §7.2, check 11: 300 if there are so many allocations, this one not among them, that
+    /// others are to help.
     pub(crate) fn share_load(&self, five_tuple: &FiveTuple) -> Result<(), Reject> {
         let redirect = self.offers.redirect.as_ref().filter(|r| r.is_for(five_tuple));
         match redirect.and_then(|redirect| redirect.allocations) {
-            Some(allocations) if self.tables.len() >= allocations as usize => {
+            Some(allocations) if self.ledger.allocations() > allocations => {
                 Err(Reject::TryAlternate)
             }
             Some(_) | None => Ok(()),
+        }
+    }
+
+    /// A quota is reached: 300 where it is the server's and there is another server.
+    pub(crate) fn over(&self, quota: Quota, five_tuple: &FiveTuple) -> Reject {
+        match (quota, self.no_room(five_tuple)) {
+            (Quota::TotalAllocations | Quota::TotalBandwidth, Reject::TryAlternate) => {
+                Reject::TryAlternate
+            }
+            _ => Reject::Quota(quota),
         }
     }
 

@@ -83,6 +83,11 @@ impl Ledger {
         Ok(Seat { ledger: self.clone(), user, source })
     }
 
+    /// Allocations of all state machines.
+    pub(crate) fn allocations(&self) -> u32 {
+        self.book().total
+    }
+
     fn book(&self) -> MutexGuard<'_, Book> {
         // Nothing that can panic comes between two of its sums.
         self.0.book.lock().unwrap_or_else(PoisonError::into_inner)

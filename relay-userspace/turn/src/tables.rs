@@ -81,11 +81,6 @@ impl Tables {
         self.free.is_empty() && self.slots.len() >= self.allocations_max as usize
     }
 
-    /// How many allocations there are.
-    pub(crate) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
-    }
-
     /// Adds an allocation for a 5-tuple that has none.
     ///
     /// # Panics

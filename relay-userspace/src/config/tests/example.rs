@@ -20,11 +20,23 @@ fn example_keys() -> Vec<(String, String, usize)> {
     keys
 }
 
-/// The example with one more line taken in.
-fn example_with(uncommented: usize, secret: &str) -> String {
+/// What a key means nothing without.
+fn companion(key: &str) -> Option<usize> {
+    let companion = match key {
+        "token_server_name" => "tokens",
+        "domain" | "allocations" => "servers",
+        _ => return None,
+    };
+    example_keys().into_iter().find(|(_, key, _)| key == companion).map(|(_, _, index)| index)
+}
+
+/// The example with more lines taken in.
+fn example_with(uncommented: &[usize], secret: &str) -> String {
     let lines = EXAMPLE.lines().enumerate().map(|(index, line)| match line {
         "[auth]" => format!("[auth]\n{secret}"),
-        _ if index == uncommented => line.trim_start_matches('#').replace(EXAMPLE_SECRET, "s2"),
+        _ if uncommented.contains(&index) => {
+            line.trim_start_matches('#').replace(EXAMPLE_SECRET, "s2")
+        }
         _ => line.to_owned(),
     });
     lines.collect::<Vec<_>>().join("\n")
@@ -35,7 +47,7 @@ fn the_example_lacks_only_credentials() {
     let found = errors(EXAMPLE);
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("no user and no secret"), "{found:?}");
-    read(&example_with(usize::MAX, "secrets = [\"s1\"]")).unwrap();
+    read(&example_with(&[], "secrets = [\"s1\"]")).unwrap();
 }
 
 #[test]
@@ -51,17 +63,22 @@ fn the_example_names_every_key_and_no_other() {
 #[test]
 fn the_defaults_that_the_example_shows_are_the_defaults() {
     // What has no default that could be written down: the example shows what a value looks like.
-    const SAMPLES: [&str; 8] = [
+    const SAMPLES: [&str; 13] = [
         "discovery",
         "external",
         "secrets",
         "secrets_file",
         "users",
         "users_file",
+        "tokens",
+        "token_server_name",
+        "servers",
+        "domain",
+        "allocations",
         "object",
         "pin",
     ];
-    let defaults = read(&example_with(usize::MAX, "secrets = [\"s1\"]")).unwrap();
+    let defaults = read(&example_with(&[], "secrets = [\"s1\"]")).unwrap();
     for (_, key, index) in example_keys() {
         let line = EXAMPLE.lines().nth(index).unwrap();
         if SAMPLES.contains(&key.as_str()) {
@@ -69,13 +86,15 @@ fn the_defaults_that_the_example_shows_are_the_defaults() {
                 if key == "secrets" { "users = { a = \"b\" }" } else { "secrets = [\"s1\"]" };
             let before: Vec<_> = EXAMPLE.lines().take(index).collect();
             assert!(before[index - 1].ends_with("Example:"), "{line}");
-            match read(&example_with(index, secret)) {
-                Ok(changed) => assert_ne!(changed, defaults, "{line}"),
+            let companion = companion(&key);
+            let before = read(&example_with(companion.as_slice(), secret));
+            match read(&example_with(&[companion.unwrap_or(index), index], secret)) {
+                Ok(changed) => assert_ne!(Ok(changed), before, "{line}"),
                 // The file is not there: the name was understood.
                 Err(shown) => assert!(key.ends_with("_file") && shown.contains("cannot be read")),
             }
         } else if line.starts_with('#') {
-            let shown = read(&example_with(index, "secrets = [\"s1\"]"));
+            let shown = read(&example_with(&[index], "secrets = [\"s1\"]"));
             assert_eq!(shown.as_ref(), Ok(&defaults), "{line}");
         }
     }
