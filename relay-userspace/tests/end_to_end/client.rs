@@ -71,12 +71,36 @@ impl Client {
         Self::allocate_by(wish, namespace, from, server)
     }
 
+    /// Asks for a relayed transport address that is not to be had; the error code.
+    pub(crate) fn refused(namespace: &Namespace, from: &str, server: &str) -> Option<u16> {
+        let wish = (AttributeType::REQUESTED_ADDRESS_FAMILY, family_value(Family::V4));
+        let (_, answer) = Self::ask(wish, namespace, from, server);
+        error(&answer)
+    }
+
     fn allocate_by(
         wish: (AttributeType, Vec<u8>),
         namespace: &Namespace,
         from: &str,
         server: &str,
     ) -> Self {
+        let (mut client, answer) = Self::ask(wish, namespace, from, server);
+        let message = success(&answer);
+        let relayed = message.attributes();
+        let relayed = relayed.filter(|a| a.kind == AttributeType::XOR_RELAYED_ADDRESS);
+        let mut relayed = relayed.map(|a| xor_address(a.value, message.transaction_id()).unwrap());
+        client.relayed = relayed.next().unwrap();
+        client.relayed_v6 = relayed.next();
+        client
+    }
+
+    /// Asks with credentials for relayed transport addresses.
+    fn ask(
+        wish: (AttributeType, Vec<u8>),
+        namespace: &Namespace,
+        from: &str,
+        server: &str,
+    ) -> (Self, Vec<u8>) {
         let socket = namespace.within(|| UdpSocket::bind(from)).unwrap();
         namespace.within(|| socket.connect(server)).unwrap();
         let relayed = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -90,13 +114,7 @@ impl Client {
         let message = Message::parse(&answer).unwrap();
         client.nonce = message.attribute(AttributeType::NONCE).unwrap().to_vec();
         let answer = client.request(Method::ALLOCATE, &attributes, None);
-        let message = success(&answer);
-        let relayed = message.attributes();
-        let relayed = relayed.filter(|a| a.kind == AttributeType::XOR_RELAYED_ADDRESS);
-        let mut relayed = relayed.map(|a| xor_address(a.value, message.transaction_id()).unwrap());
-        client.relayed = relayed.next().unwrap();
-        client.relayed_v6 = relayed.next();
-        client
+        (client, answer)
     }
 
     /// Ends the allocation.
@@ -130,10 +148,7 @@ impl Client {
     pub(crate) fn refusal(&mut self, method: Method, peer: SocketAddr) -> Option<u16> {
         let number = [CHANNEL.to_be_bytes(), [0, 0]].concat();
         let attributes = [(AttributeType::CHANNEL_NUMBER, number)];
-        let answer = self.request(method, &attributes, Some(peer));
-        let message = Message::parse(&answer).unwrap();
-        let code = message.attribute(AttributeType::ERROR_CODE).and_then(error_code);
-        code.map(|(code, _)| code)
+        error(&self.request(method, &attributes, Some(peer)))
     }
 
     /// Sends on the channel.
@@ -257,6 +272,12 @@ fn family_value(family: Family) -> Vec<u8> {
         Family::V6 => 2,
     };
     vec![number, 0, 0, 0]
+}
+
+fn error(answer: &[u8]) -> Option<u16> {
+    let message = Message::parse(answer).unwrap();
+    let code = message.attribute(AttributeType::ERROR_CODE).and_then(error_code);
+    code.map(|(code, _)| code)
 }
 
 fn success(answer: &[u8]) -> Message<'_> {

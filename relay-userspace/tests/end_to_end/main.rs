@@ -15,6 +15,7 @@ mod lifecycle;
 mod needs;
 mod network;
 mod pins;
+mod quotas;
 mod relay;
 mod relaying;
 mod robustness;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         pins::TESTS,
         robustness::TESTS,
         ssrf::TESTS,
+        quotas::TESTS,
         start_up::TESTS,
         third_party::TESTS,
     ];
