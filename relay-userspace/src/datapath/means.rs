@@ -1,11 +1,12 @@
 //! What an allocation's entries in the kernel are made with, and what each of them holds on to: a
 //! slot, next hops, limits. What does not fit leaves nothing behind. Owns no decision.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 
 use aya::maps::MapError;
+use litemap::LiteMap;
 use relay_common::abi::{Count, Direction, NextHop, Policer};
 use relay_common::addr::{Family, FiveTuple, PeerAddr, RelayedAddr};
 use relay_common::route::{self, Entry, Leg, PermissionEntry, Stamp};
@@ -44,9 +45,9 @@ pub(super) struct Held {
     /// The route of Send indications: from which relayed transport address, and until when. There
     /// is one for a 5-tuple: those to peers of the other family go through userspace.
     send: Option<(RelayedAddr, u64)>,
-    pub(super) channels: BTreeMap<ChannelNumber, Channel>,
+    pub(super) channels: LiteMap<ChannelNumber, Channel>,
     /// Next hops towards the peers.
-    pub(super) permissions: BTreeMap<IpAddr, Hop>,
+    pub(super) permissions: LiteMap<IpAddr, Hop>,
 }
 
 /// What all entries of an allocation share.
@@ -276,8 +277,8 @@ impl Held {
             relayed: [None; Family::ALL.len()],
             open: None,
             send: None,
-            channels: BTreeMap::new(),
-            permissions: BTreeMap::new(),
+            channels: LiteMap::new(),
+            permissions: LiteMap::new(),
         });
         held.relayed[relayed.family() as usize] = Some(relayed);
         held

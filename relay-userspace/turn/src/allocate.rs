@@ -1,8 +1,7 @@
 //! Allocate (RFC 8656 §7): gives a client a relayed transport address, or one of each family.
 //! Owns the rules; the addresses are opened by the driver, and the answer waits for them.
 
-use std::collections::BTreeMap;
-
+use litemap::LiteMap;
 use relay_common::addr::Family;
 use relay_common::wire::attribute::{self, AttributeType};
 use relay_common::wire::stun::Message;
@@ -112,9 +111,9 @@ impl Turn {
             token: request.token.map(Box::new),
             transaction: request.reply_to.transaction,
             stage: Stage::Opening(Box::new(opening)),
-            permissions: BTreeMap::new(),
-            channels: BTreeMap::new(),
-            numbers: BTreeMap::new(),
+            permissions: LiteMap::new(),
+            channels: LiteMap::new(),
+            numbers: LiteMap::new(),
             icmp_full_at_ns: 0,
             counts: Default::default(),
             used: Default::default(),

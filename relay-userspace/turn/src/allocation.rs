@@ -2,9 +2,9 @@
 //! address, or one of each family. Owns the data and the look-ups; the rules are in the file of
 //! each method.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use litemap::LiteMap;
 use relay_common::abi::{Count, Direction};
 use relay_common::addr::{Family, FiveTuple, PeerAddr, RelayedAddr};
 use relay_common::wire::channel_data::ChannelNumber;
@@ -37,10 +37,12 @@ pub(crate) struct Allocation {
     /// The Allocate request that made it, to know it when it comes again.
     pub(crate) transaction: TransactionId,
     pub(crate) stage: Stage,
-    pub(crate) permissions: BTreeMap<IpAddr, Given>,
-    pub(crate) channels: BTreeMap<ChannelNumber, ChannelBinding>,
+    // Sorted vectors: few have more than a few entries, and a tree's first node has room for
+    // eleven.
+    pub(crate) permissions: LiteMap<IpAddr, Given>,
+    pub(crate) channels: LiteMap<ChannelNumber, ChannelBinding>,
     /// The inverse of `channels`.
-    pub(crate) numbers: BTreeMap<PeerAddr, ChannelNumber>,
+    pub(crate) numbers: LiteMap<PeerAddr, ChannelNumber>,
     /// When its client may again be told of as many ICMP errors at once as ever.
     pub(crate) icmp_full_at_ns: u64,
     /// What was relayed here, not by the datapath, in order of [`Direction`].

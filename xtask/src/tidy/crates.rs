@@ -13,6 +13,7 @@ const CORE_DEPENDENCIES: &[&str] = &[
     "base64",
     "hmac",
     "ipnet",
+    "litemap",
     "md-5",
     "rand_chacha",
     "relay-common",
