@@ -268,17 +268,19 @@ impl Means {
 impl Held {
     /// The allocation's place, made if it has none.
     pub(super) fn of(
-        held: &mut HashMap<FiveTuple, Self>,
+        held: &mut HashMap<FiveTuple, Box<Self>>,
         five_tuple: FiveTuple,
         relayed: RelayedAddr,
     ) -> &mut Self {
-        let held = held.entry(five_tuple).or_insert_with(|| Self {
-            five_tuple,
-            relayed: [None; Family::ALL.len()],
-            open: None,
-            send: None,
-            channels: LiteMap::new(),
-            permissions: LiteMap::new(),
+        let held = held.entry(five_tuple).or_insert_with(|| {
+            Box::new(Self {
+                five_tuple,
+                relayed: [None; Family::ALL.len()],
+                open: None,
+                send: None,
+                channels: LiteMap::new(),
+                permissions: LiteMap::new(),
+            })
         });
         held.relayed[relayed.family() as usize] = Some(relayed);
         held

@@ -22,7 +22,8 @@ use super::next_hops::{Change, NextHops};
 pub(super) struct Table {
     means: Means,
     hairpins: Hairpins,
-    held: HashMap<FiveTuple, Held>,
+    /// Boxed: a table keeps many places free.
+    held: HashMap<FiveTuple, Box<Held>>,
     answers: u64,
     install_failures: u64,
 }
