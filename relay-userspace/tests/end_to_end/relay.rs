@@ -219,7 +219,8 @@ impl<'n> Relay<'n> {
     pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
         self.namespace.within(|| {
             let mut stream = TcpStream::connect(ADMIN).ok()?;
-            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            // It may connect long before the start is over, and be answered only then.
+            stream.set_read_timeout(Some(START_MAX)).unwrap();
             write!(stream, "GET {path} HTTP/1.1\r\nHost: relay\r\n\r\n").unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).unwrap();
