@@ -14,14 +14,22 @@ use crate::proof::{KeyKind, Proof};
 use crate::reject::Reject;
 use crate::{Now, Turn};
 
-/// Whose allocations are theirs who have a token: a name that no user has, because it is no UTF-8
-/// and no digit. A token says nothing of who has it, and the next one may be made with another key.
-const TOKEN_HOLDER: &[u8] = &[0xFF];
+/// In front of the name of who has a token, a fingerprint of its session key. No user has such a
+/// name, because it is no UTF-8 and no digit.
+const TOKEN_MARK: u8 = 0xFF;
+
+/// Whether what one has made is the other's. A token says nothing of who has it, and an allocation
+/// goes on with the next one (RFC 7635 §9): among those who have one, the 5-tuple says who it is,
+/// and the nonce that it is not forged.
+pub(crate) fn is_same_user(one: &[u8], other: &[u8]) -> bool {
+    let has_token = |name: &[u8]| name.first() == Some(&TOKEN_MARK);
+    one == other || (has_token(one) && has_token(other))
+}
 
 /// Who sent a request, and what is known of them by it.
 pub(crate) struct Session<'a> {
-    /// Whose allocations are theirs: the user name, also of who sent USERHASH, or
-    /// [`TOKEN_HOLDER`].
+    /// Who it is, for [`is_same_user`]: the user name, also of who sent USERHASH, or a name made of
+    /// the token.
     pub(crate) username: Cow<'a, [u8]>,
     /// What the response is signed with.
     pub(crate) signer: Signer,
@@ -140,7 +148,7 @@ impl Turn {
         };
         if let Some(held) = token {
             return Some(Known {
-                username: Cow::Borrowed(TOKEN_HOLDER),
+                username: Cow::Owned([&[TOKEN_MARK][..], &held.key.fingerprint()].concat()),
                 key: held.key,
                 key_kind: KeyKind::Token,
                 token,

@@ -62,6 +62,12 @@ impl Key {
         Some(Self { bytes, length: u8::try_from(key.len()).ok()? })
     }
 
+    /// Tells keys apart and gives nothing of them away.
+    pub(crate) fn fingerprint(&self) -> [u8; 8] {
+        let hash = hash::<Sha256>(&[&self.bytes[..usize::from(self.length)]]);
+        *hash.first_chunk().expect("SHA-256 has 32 bytes")
+    }
+
     /// Compares in constant time.
     pub(crate) fn verifies(&self, kind: IntegrityKind, integrity: &Integrity<'_>) -> bool {
         let parts = [&integrity.header[..], integrity.body];
@@ -179,6 +185,9 @@ mod tests {
         assert!(Key::from_slice(&[1; 32]).is_some());
         assert!(Key::from_slice(&[1; 33]).is_none());
         assert_ne!(Key::from_slice(&[1; 20]), Key::from_slice(&[1; 21]));
+        let fingerprint = |key: &[u8]| Key::from_slice(key).unwrap().fingerprint();
+        assert_ne!(fingerprint(&[1; 20]), fingerprint(&[2; 20]));
+        assert_eq!(fingerprint(&[0; 20]), Sha256::digest([0; 20])[..8]);
     }
 
     #[test]

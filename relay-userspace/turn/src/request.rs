@@ -6,6 +6,7 @@ use relay_common::wire::attribute::{self, AttributeType};
 use relay_common::wire::stun::{Fingerprint, Message};
 
 use crate::access_token::Held;
+use crate::authenticate::is_same_user;
 use crate::reject::Reject;
 use crate::reply::{ReplyTo, Success, UNKNOWN_ATTRIBUTES_MAX};
 use crate::snapshot::{DropReason, RequestMethod};
@@ -75,7 +76,7 @@ impl Turn {
             .by_five_tuple(&request.reply_to.five_tuple)
             .filter(|allocation| allocation.open().is_some())
             .ok_or(Reject::AllocationMismatch)?;
-        if *allocation.username != *request.username {
+        if !is_same_user(&allocation.username, request.username) {
             return Err(Reject::WrongCredentials);
         }
         Ok(allocation.id)
