@@ -6,12 +6,14 @@ use relay_common::wire::attribute::AttributeType;
 use relay_common::wire::stun::{Class, TransactionId};
 use relay_common::wire::writer::MessageWriter;
 
+use crate::algorithms::Algorithms;
 use crate::allocation::{Refused, Terms};
 use crate::discovery::Discovered;
 use crate::key::Signer;
+use crate::nonce::Nonce;
 use crate::reject::Reject;
 use crate::snapshot::{Code, DropReason, RequestMethod};
-use crate::{Now, Output, Turn};
+use crate::{AccessTokens, Now, Output, Turn};
 
 /// More than any reply takes: the longest carries a realm of 508 bytes and the name of a server, or
 /// SOFTWARE of 509 and the name of a domain; the rest are small.
@@ -83,15 +85,10 @@ impl Turn {
                 match reject {
                     Reject::Unauthenticated | Reject::StaleNonce => {
                         let nonce = self.nonces.issue(now.unix_secs, client);
-                        writer.attribute(AttributeType::REALM, self.realm.as_bytes());
-                        writer.attribute(AttributeType::NONCE, nonce.as_slice());
-                        if let Some(list) = self.algorithms.list() {
-                            writer.attribute(AttributeType::PASSWORD_ALGORITHMS, list);
-                        }
-                        if let Some(tokens) = &self.offers.access_tokens {
-                            let name = tokens.server_name();
-                            writer.attribute(AttributeType::THIRD_PARTY_AUTHORIZATION, name);
-                        }
+                        // RFC 7635 §6.1 has it in 401 only; who is stale knows it.
+                        let tokens = self.offers.access_tokens.as_ref();
+                        let tokens = tokens.filter(|_| *reject == Reject::Unauthenticated);
+                        challenge(&mut writer, &self.realm, &nonce, &self.algorithms, tokens);
                     }
                     Reject::TryAlternate => {
                         if let Some(redirect) = &self.offers.redirect {
@@ -135,6 +132,24 @@ impl Turn {
             self.stats.count_refusal(refusal);
             self.outputs.push_back(Output::Refused(refusal));
         }
+    }
+}
+
+/// What a client needs to prove who it is (RFC 8489 §9.2.4, RFC 7635 §6.1).
+fn challenge(
+    writer: &mut MessageWriter<'_>,
+    realm: &str,
+    nonce: &Nonce,
+    algorithms: &Algorithms,
+    tokens: Option<&AccessTokens>,
+) {
+    writer.attribute(AttributeType::REALM, realm.as_bytes());
+    writer.attribute(AttributeType::NONCE, nonce.as_slice());
+    if let Some(list) = algorithms.list() {
+        writer.attribute(AttributeType::PASSWORD_ALGORITHMS, list);
+    }
+    if let Some(tokens) = tokens {
+        writer.attribute(AttributeType::THIRD_PARTY_AUTHORIZATION, tokens.server_name());
     }
 }
 

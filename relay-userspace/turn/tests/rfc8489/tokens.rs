@@ -4,7 +4,7 @@ use aes_gcm::aead::{Aead, KeyInit, Payload};
 use relay_common::wire::attribute::AttributeType as A;
 use relay_turn::{AccessTokens, Config, TokenKey};
 
-use crate::script::check_with;
+use crate::script::{check_with, run};
 use crate::world::config;
 
 const SERVER_NAME: &str = "turn.example.org";
@@ -108,6 +108,11 @@ fn other_requests_come_without_the_token() {
            alice permits bob user=kid held=20; alice permits bob user=kid held=16 => 401",
     );
     check("alice allocates; alice permits bob user=kid held=20 => 401");
+    // The wall clock is set forward: the token is over, whatever the allocation's timer says.
+    let mut world = crate::world::World::new(offering());
+    run(&mut world, "alice allocates user=kid access=0/900; alice permits bob user=kid held=20");
+    world.now.unix_secs += 900;
+    run(&mut world, "alice permits bob user=kid held=20 => 401");
 }
 
 #[test]
@@ -130,8 +135,10 @@ fn where_no_tokens_are_taken_the_password_counts() {
 #[test]
 fn a_challenge_names_the_server_that_tokens_are_for() {
     let mut world = crate::world::World::new(offering());
-    crate::script::run(&mut world, "alice allocates auth=none => 401");
-    let challenge = world.client("alice").challenge.clone();
     let name = (A::THIRD_PARTY_AUTHORIZATION, SERVER_NAME.as_bytes().to_vec());
-    assert!(challenge.contains(&name), "{challenge:?}");
+    for (request, names) in [("auth=none => 401", true), ("nonce=forged => 438", false)] {
+        run(&mut world, &format!("alice allocates {request}"));
+        let challenge = world.client("alice").challenge.clone();
+        assert_eq!(challenge.contains(&name), names, "{challenge:?}");
+    }
 }
