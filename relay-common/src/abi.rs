@@ -4,10 +4,14 @@
 //! Every type is plain data without padding (`IntoBytes` proves it). A change of any of them is a
 //! new [`ABI_VERSION`], and `docs/datapath.md` follows.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+mod reason;
+
+pub use reason::Reason;
 
 /// The layout below. The kernel object carries it, and a loader refuses another.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 /// The name of the XDP program in the object.
 pub const PROGRAM: &str = "turnpike";
 
@@ -28,7 +32,10 @@ pub mod map {
     /// Interface index → [`super::NextHop::port`], of interfaces that the program is attached to:
     /// where the kernel's own routing table may send packets.
     pub const EGRESS: &str = "EGRESS";
-    /// [`super::LinkKey`] → interface index of the VLAN device.
+    /// Interface index modulo [`super::STATIONS_MAX`] → [`super::Station`] of an interface that the
+    /// program is attached to.
+    pub const STATIONS: &str = "STATIONS";
+    /// [`super::LinkKey`] → [`super::Station`] of the VLAN device.
     pub const LINKS: &str = "LINKS";
     /// Allocation slot × 2 + direction → [`super::Policer`].
     pub const POLICERS: &str = "POLICERS";
@@ -52,6 +59,9 @@ pub mod map {
 pub const ROUTES_MAX: u32 = 131_072;
 /// Permissions of each peer family, unless the loader asks for another number.
 pub const PERMISSIONS_MAX: u32 = 131_072;
+/// Places for interfaces that frames are taken from; a power of two. Of two whose indexes meet in
+/// one, the other's frames go up.
+pub const STATIONS_MAX: u32 = 1_024;
 /// VLANs that frames are taken from.
 pub const LINKS_MAX: u32 = 4_096;
 /// Places for sources of Binding requests; sources whose hashes meet share one. A power of two.
@@ -283,10 +293,34 @@ pub struct Tag {
 )]
 #[repr(C)]
 pub struct LinkKey {
-    /// The interface that the program is attached to.
-    pub ifindex: u32,
     /// Outermost first; a second one of zeros with one tag.
     pub tags: [Tag; TAGS_MAX],
+    /// The interface that the program is attached to.
+    pub ifindex: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl LinkKey {
+    /// Of tags on an interface.
+    #[must_use]
+    pub const fn new(ifindex: u32, tags: [Tag; TAGS_MAX]) -> Self {
+        Self { tags, ifindex, reserved: 0 }
+    }
+}
+
+/// Whom frames are for: an interface, or a VLAN device above one.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Station {
+    /// Its index; 0: none.
+    pub ifindex: u32,
+    /// Its MAC address (wire). Frames to another are not ours to relay.
+    pub mac: [u16; 3],
+    /// Zero.
+    pub reserved: u16,
 }
 
 /// The limits of one direction of an allocation, and how much of them is used up: two token buckets
@@ -319,7 +353,8 @@ pub const NEXT_HOP_VALID: u16 = 1;
 pub struct NextHop {
     /// Neighbour's MAC address (wire).
     pub dst_mac: [u16; 3],
-    /// Egress interface's MAC address (wire).
+    /// Egress interface's MAC address (wire). Untagged frames that arrive by it and leave by it are
+    /// ours when this is where they are sent to.
     pub src_mac: [u16; 3],
     /// Egress interface.
     pub ifindex: u32,
@@ -378,174 +413,6 @@ pub struct Config {
     pub listen_ports: [u16; LISTEN_PORTS_MAX],
 }
 
-/// Every way a packet leaves the program. One counter each, in `REASONS`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, TryFromBytes)]
-#[repr(u32)]
-pub enum Reason {
-    /// Relayed: ChannelData from client to peer.
-    ClientToPeer = 0,
-    /// Relayed: from peer to client as ChannelData.
-    PeerToClient = 1,
-    /// Relayed: ChannelData from a client to another client of this relay.
-    Hairpin = 2,
-    /// Relayed: a Send indication from client to peer.
-    SendIndication = 3,
-    /// Relayed: from peer to client as a Data indication.
-    DataIndication = 4,
-    /// Answered: a Binding request.
-    BindingAnswered = 5,
-    /// Dropped: the allocation is over its limit of packets or bytes.
-    Policed = 6,
-    /// Dropped: a Binding request from a source that has had its share of replies.
-    BindingOverBudget = 7,
-    /// Passed: userspace has not configured the program, or is of another ABI.
-    NotConfigured = 8,
-    /// Passed: shorter than its headers.
-    Truncated = 9,
-    /// Passed: neither IPv4 nor IPv6 (ARP, more than two VLAN tags).
-    NotIp = 10,
-    /// Passed: tagged, and not for a VLAN of this machine.
-    UnknownVlan = 11,
-    /// Passed: to a group of stations (broadcast, multicast), which is never for a relay alone.
-    GroupMac = 12,
-    /// Passed: IPv4 options, or a version field that is not 4.
-    Ipv4Options = 13,
-    /// Passed: an IPv4 fragment.
-    Fragment = 14,
-    /// Passed: not UDP; on IPv6 also any extension header, and fragments with it.
-    NotUdp = 15,
-    /// Passed: the lengths of frame, IP and UDP disagree.
-    Length = 16,
-    /// Passed: neither a listening port nor a relayed port.
-    NotOurPort = 17,
-    /// Passed: neither ChannelData nor STUN, on a listening port.
-    NotTurn = 18,
-    /// Passed: STUN that is for userspace (requests with credentials, unusual indications).
-    Stun = 19,
-    /// Passed: a ChannelData length that the datagram does not have.
-    ChannelLength = 20,
-    /// Passed: no route for it (no channel bound, another peer, not installed).
-    NoRoute = 21,
-    /// Passed: an indication, or data for one, without a permission for the peer.
-    NoPermission = 22,
-    /// Passed: the deadline of route or permission is over.
-    Expired = 23,
-    /// Passed: route or permission are of another configuration epoch.
-    StaleEpoch = 24,
-    /// Passed: no hop is left.
-    HopLimit = 25,
-    /// Passed: no UDP checksum, towards or from IPv6.
-    ChecksumMissing = 26,
-    /// Passed: the next hop is not resolved, nor does the kernel know another way.
-    NextHopUnresolved = 27,
-    /// Passed: larger than the egress MTU after rewriting.
-    TooBig = 28,
-    /// Passed: the route names an action that this program does not have.
-    UnknownAction = 29,
-    /// Passed: the driver leaves no room before or behind the frame.
-    NoRoom = 30,
-    /// Aborted: the frame could not be written after it had been changed.
-    Aborted = 31,
-}
-
-impl Reason {
-    /// Every reason, in order of their numbers.
-    pub const ALL: [Self; 32] = [
-        Self::ClientToPeer,
-        Self::PeerToClient,
-        Self::Hairpin,
-        Self::SendIndication,
-        Self::DataIndication,
-        Self::BindingAnswered,
-        Self::Policed,
-        Self::BindingOverBudget,
-        Self::NotConfigured,
-        Self::Truncated,
-        Self::NotIp,
-        Self::UnknownVlan,
-        Self::GroupMac,
-        Self::Ipv4Options,
-        Self::Fragment,
-        Self::NotUdp,
-        Self::Length,
-        Self::NotOurPort,
-        Self::NotTurn,
-        Self::Stun,
-        Self::ChannelLength,
-        Self::NoRoute,
-        Self::NoPermission,
-        Self::Expired,
-        Self::StaleEpoch,
-        Self::HopLimit,
-        Self::ChecksumMissing,
-        Self::NextHopUnresolved,
-        Self::TooBig,
-        Self::UnknownAction,
-        Self::NoRoom,
-        Self::Aborted,
-    ];
-
-    /// Its name in metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ClientToPeer => "client_to_peer",
-            Self::PeerToClient => "peer_to_client",
-            Self::Hairpin => "hairpin",
-            Self::SendIndication => "send_indication",
-            Self::DataIndication => "data_indication",
-            Self::BindingAnswered => "binding_answered",
-            Self::Policed => "policed",
-            Self::BindingOverBudget => "binding_over_budget",
-            Self::NotConfigured => "not_configured",
-            Self::Truncated => "truncated",
-            Self::NotIp => "not_ip",
-            Self::UnknownVlan => "unknown_vlan",
-            Self::GroupMac => "group_mac",
-            Self::Ipv4Options => "ipv4_options",
-            Self::Fragment => "fragment",
-            Self::NotUdp => "not_udp",
-            Self::Length => "length",
-            Self::NotOurPort => "not_our_port",
-            Self::NotTurn => "not_turn",
-            Self::Stun => "stun",
-            Self::ChannelLength => "channel_length",
-            Self::NoRoute => "no_route",
-            Self::NoPermission => "no_permission",
-            Self::Expired => "expired",
-            Self::StaleEpoch => "stale_epoch",
-            Self::HopLimit => "hop_limit",
-            Self::ChecksumMissing => "checksum_missing",
-            Self::NextHopUnresolved => "next_hop_unresolved",
-            Self::TooBig => "too_big",
-            Self::UnknownAction => "unknown_action",
-            Self::NoRoom => "no_room",
-            Self::Aborted => "aborted",
-        }
-    }
-
-    /// The direction that it relays in, if it does. A hairpin counts as from a client here; for its
-    /// receiver's slot it is from a peer.
-    #[must_use]
-    pub const fn direction(self) -> Option<Direction> {
-        match self {
-            Self::ClientToPeer | Self::Hairpin | Self::SendIndication => {
-                Some(Direction::ClientToPeer)
-            }
-            Self::PeerToClient | Self::DataIndication => Some(Direction::PeerToClient),
-            _ => None,
-        }
-    }
-}
-
-const _: () = {
-    let mut index = 0;
-    while index < Reason::ALL.len() {
-        assert!(Reason::ALL[index] as usize == index);
-        index += 1;
-    }
-};
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -560,6 +427,7 @@ mod tests {
             size_of::<PermissionKeyV6>(),
             size_of::<Permission>(),
             size_of::<LinkKey>(),
+            size_of::<Station>(),
             size_of::<Policer>(),
             size_of::<NextHop>(),
             size_of::<Count>(),
@@ -567,7 +435,7 @@ mod tests {
         ];
         assert_eq!(
             sizes,
-            [16, 40, 64, 16, 40, 64, 12, 40, 36, 16, 72],
+            [16, 40, 64, 16, 40, 64, 16, 12, 40, 36, 16, 72],
             "a change is a new ABI_VERSION"
         );
     }

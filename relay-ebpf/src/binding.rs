@@ -19,7 +19,8 @@ use relay_common::wire::net::{Ethernet, Ipv4, Ipv6, PROTOCOL_UDP, Udp, be16};
 use zerocopy::{transmute, transmute_ref};
 
 use crate::decide::in_force;
-use crate::general::Place;
+use crate::general::{Place, taken};
+use crate::leave::MACS_BYTES;
 use crate::stun::{Way, route};
 use crate::{Frame, Tables, Verdict, Word};
 
@@ -40,6 +41,8 @@ const VERSION_IHL: u8 = 0x45;
 const VERSION_6: [u16; 2] = [be16(0x6000), 0];
 /// The group bit of a MAC address, in its first word.
 const GROUP: u16 = u16::from_ne_bytes([1, 0]);
+/// Words behind the MAC addresses at most: two tags and the EtherType.
+const LINK_WORDS_MAX: u32 = 5;
 /// How often a place in `BUDGETS` is tried that another CPU writes.
 const TRIES: usize = 4;
 
@@ -51,6 +54,9 @@ pub(crate) fn answer<F: Frame, T: Tables>(
     config: &Config,
     place: Place,
 ) -> Verdict {
+    if let Err(reason) = taken(frame, tables, place) {
+        return Verdict::Pass(reason);
+    }
     let link = place.ip_at.into();
     Verdict::from_code(match place.family {
         Family::V4 => to_v4(frame, tables, config, link),
@@ -97,10 +103,9 @@ fn answer_v4<F: Frame, T: Tables>(
         return Err(Reason::Stun);
     }
     let source: u32 = transmute!(old.ip.src);
-    if !spend(tables, config, source.into())? {
-        return Ok(Verdict::Drop(Reason::BindingOverBudget));
+    if let Err(verdict) = make_room(frame, tables, config, source.into(), MAPPED_V4_BYTES) {
+        return Ok(verdict);
     }
-    frame.move_tail(-i32::from(MAPPED_V4_BYTES)).ok_or(Reason::NoRoom)?;
     if write_v4(frame, link, kept, seal).is_none() {
         return Ok(Verdict::Abort(Reason::Aborted));
     }
@@ -110,10 +115,12 @@ fn answer_v4<F: Frame, T: Tables>(
 
 #[inline(always)]
 fn write_v4<F: Frame>(frame: &mut F, link: u32, kept: u32, seal: Seal) -> Option<()> {
-    turn_round(frame)?;
+    // All that is needed of the request is read before the response is written over it.
+    let Ipv4Stun { ip: Ipv4 { src, dst, .. }, udp, stun } =
+        *frame.at(link + u32::from(MAPPED_V4_BYTES))?;
+    turn_round(frame, link, MAPPED_V4_BYTES)?;
     let new = frame.at_mut::<Ipv4Mapped>(link)?;
     let udp_len = UDP_BYTES + STUN_BYTES + MAPPED_V4_BYTES + seal.bytes();
-    let Ipv4 { src, dst, .. } = new.ip;
     new.ip = Ipv4 {
         version_ihl: VERSION_IHL,
         tos: 0,
@@ -128,14 +135,14 @@ fn write_v4<F: Frame>(frame: &mut F, link: u32, kept: u32, seal: Seal) -> Option
     };
     let ip: &[u16; 10] = transmute_ref!(&new.ip);
     new.ip.checksum = !fold(sum_words(ip));
-    let stun = response(&new.response.stun, MAPPED_V4_BYTES, seal);
+    let stun = response(&stun, MAPPED_V4_BYTES, seal);
     let kind = AttributeType::XOR_MAPPED_ADDRESS;
-    let reflexive = XorAddressV4::new(kind, src, new.udp.src);
+    let reflexive = XorAddressV4::new(kind, src, udp.src);
     new.response = MappedV4 { stun, reflexive };
     let words: &[u16; 6] = transmute_ref!(&new.response.reflexive);
     let sum = kept + sum_words(words);
     let seal = seal.with(|| Fingerprint::of(crc32::words(crc_of(&stun), words)));
-    write_udp(&mut new.udp, udp_len, sum, &stun, seal);
+    new.udp = reply(&udp, udp_len, sum, &stun, seal);
     write_seal(frame, link + u32::from(IPV4_BYTES + udp_len), seal)
 }
 
@@ -170,10 +177,10 @@ fn answer_v6<F: Frame, T: Tables>(
     }
     let [high, low, ..]: [u32; 4] = transmute!(old.ip.src);
     // No prefix is as small as an IPv4 address: the first half of a source is not zero.
-    if !spend(tables, config, u64::from(high) << 32 | u64::from(low))? {
-        return Ok(Verdict::Drop(Reason::BindingOverBudget));
+    let source = u64::from(high) << 32 | u64::from(low);
+    if let Err(verdict) = make_room(frame, tables, config, source, MAPPED_V6_BYTES) {
+        return Ok(verdict);
     }
-    frame.move_tail(-i32::from(MAPPED_V6_BYTES)).ok_or(Reason::NoRoom)?;
     if write_v6(frame, link, kept, seal).is_none() {
         return Ok(Verdict::Abort(Reason::Aborted));
     }
@@ -183,10 +190,11 @@ fn answer_v6<F: Frame, T: Tables>(
 
 #[inline(always)]
 fn write_v6<F: Frame>(frame: &mut F, link: u32, kept: u32, seal: Seal) -> Option<()> {
-    turn_round(frame)?;
+    let Ipv6Stun { ip: Ipv6 { src, dst, .. }, udp, stun } =
+        *frame.at(link + u32::from(MAPPED_V6_BYTES))?;
+    turn_round(frame, link, MAPPED_V6_BYTES)?;
     let new = frame.at_mut::<Ipv6Mapped>(link)?;
     let udp_len = UDP_BYTES + STUN_BYTES + MAPPED_V6_BYTES + seal.bytes();
-    let Ipv6 { src, dst, .. } = new.ip;
     new.ip = Ipv6 {
         version_class_flow: VERSION_6,
         payload_len: be16(udp_len),
@@ -195,14 +203,14 @@ fn write_v6<F: Frame>(frame: &mut F, link: u32, kept: u32, seal: Seal) -> Option
         src: dst,
         dst: src,
     };
-    let stun = response(&new.response.stun, MAPPED_V6_BYTES, seal);
+    let stun = response(&stun, MAPPED_V6_BYTES, seal);
     let kind = AttributeType::XOR_MAPPED_ADDRESS;
-    let reflexive = XorAddressV6::new(kind, src, new.udp.src, &stun.transaction);
+    let reflexive = XorAddressV6::new(kind, src, udp.src, &stun.transaction);
     new.response = MappedV6 { stun, reflexive };
     let words: &[u16; 12] = transmute_ref!(&new.response.reflexive);
     let sum = kept + sum_words(words);
     let seal = seal.with(|| Fingerprint::of(crc32::words(crc_of(&stun), words)));
-    write_udp(&mut new.udp, udp_len, sum, &stun, seal);
+    new.udp = reply(&udp, udp_len, sum, &stun, seal);
     write_seal(frame, link + u32::from(IPV6_BYTES + udp_len), seal)
 }
 
@@ -323,46 +331,61 @@ const fn unicast_v6(ip: &[u16; 8]) -> bool {
     first != 0xFF && ip[0] | ip[1] | ip[2] | ip[3] | ip[4] != 0
 }
 
-/// Takes a response out of a source's budget; `false`: nothing is left.
+/// Makes room for a response, in front of the frame where every driver has some, and takes it out
+/// of the source's budget. An error leaves the frame as it was.
 #[inline(always)]
-fn spend<T: Tables>(tables: &T, config: &Config, source: u64) -> Result<bool, Reason> {
+fn make_room<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    config: &Config,
+    source: u64,
+    bytes: u16,
+) -> Result<(), Verdict> {
+    const OVER: Verdict = Verdict::Drop(Reason::BindingOverBudget);
     const SHIFT: u32 = u64::BITS - BUDGETS_MAX.ilog2();
     const _: () = assert!(BUDGETS_MAX.is_power_of_two());
     // Multiply-shift hashing: two sources meet with twice the chance of a throw of dice at most.
     let hash = source.wrapping_mul(config.budget_key | 1) >> SHIFT;
-    let index = u32::try_from(hash).map_err(|_| Reason::Stun)?;
-    let budget = tables.budget(index).ok_or(Reason::Stun)?;
+    let index = u32::try_from(hash).map_err(|_| Verdict::Pass(Reason::Stun))?;
+    let budget = tables.budget(index).ok_or(Verdict::Pass(Reason::Stun))?;
     let now = tables.now_ns();
+    let (cost, burst) = (config.answer_cost_ns, config.answer_burst_ns);
+    if police::admit(budget.load(), now, cost, burst).is_none() {
+        return Err(OVER);
+    }
+    // What goes up for lack of room is not paid for here.
+    frame.move_head(-i32::from(bytes)).ok_or(Verdict::Pass(Reason::NoRoom))?;
     for _ in 0..TRIES {
         let seen = budget.load();
-        let (cost, burst) = (config.answer_cost_ns, config.answer_burst_ns);
-        let Some(next) = police::admit(seen, now, cost, burst) else { return Ok(false) };
+        let Some(next) = police::admit(seen, now, cost, burst) else { return Err(OVER) };
         if budget.exchange(seen, next) {
-            return Ok(true);
+            return Ok(());
         }
     }
-    // Other CPUs are faster: userspace has a budget of its own.
-    Err(Reason::Stun)
+    // Other CPUs are faster: userspace has a budget of its own. Nothing is written yet.
+    frame.move_head(bytes.into()).ok_or(Verdict::Abort(Reason::Aborted))?;
+    Err(Verdict::Pass(Reason::Stun))
 }
 
-/// The response's header.
+/// The response's STUN header.
 #[inline(always)]
 const fn response(request: &Stun, mapped_bytes: u16, seal: Seal) -> Stun {
     Stun::new(Stun::BINDING_SUCCESS, mapped_bytes + seal.bytes(), request.transaction)
 }
 
+/// The response's UDP header.
 #[inline(always)]
-fn write_udp(udp: &mut Udp, udp_len: u16, sum: u32, stun: &Stun, seal: Seal) {
+fn reply(request: &Udp, udp_len: u16, sum: u32, stun: &Stun, seal: Seal) -> Udp {
     let len = be16(udp_len);
     let checksum = match !fold(sum + other_sum(len, stun, seal)) {
         // RFC 768: zero would say that there is none.
         0 => 0xFFFF,
         sum => sum,
     };
-    *udp = Udp { src: udp.dst, dst: udp.src, len, checksum };
+    Udp { src: request.dst, dst: request.src, len, checksum }
 }
 
-/// FINGERPRINT, which ends the packet.
+/// Writes FINGERPRINT, which ends the packet.
 #[inline(always)]
 fn write_seal<F: Frame>(frame: &mut F, end: u32, seal: Seal) -> Option<()> {
     if let Seal::Present(seal) = seal {
@@ -375,14 +398,24 @@ fn write_seal<F: Frame>(frame: &mut F, end: u32, seal: Seal) -> Option<()> {
 /// the compiler would deduce from those that the frame has these, and the verifier would not.
 #[inline(always)]
 fn one_station<F: Frame>(frame: &F) -> Result<(), Reason> {
-    let eth = frame.at::<Ethernet>(0).ok_or(Reason::Stun)?;
+    let eth = frame.headers::<Ethernet>().ok_or(Reason::Stun)?;
     if eth.src[0] & GROUP == 0 { Ok(()) } else { Err(Reason::Stun) }
 }
 
-/// Exchanges the MAC addresses; tags stay what they are.
+/// Moves the link's header to the frame's start, from `by` behind it, and exchanges the MAC
+/// addresses; tags stay what they are.
 #[inline(always)]
-fn turn_round<F: Frame>(frame: &mut F) -> Option<()> {
-    let eth = frame.at_mut::<Ethernet>(0)?;
-    (eth.dst, eth.src) = (eth.src, eth.dst);
+fn turn_round<F: Frame>(frame: &mut F, link: u32, by: u16) -> Option<()> {
+    let by = u32::from(by);
+    // Word by word: a copy of what may overlap would be a call.
+    let [a, b, c, d, e, f] = *frame.at::<[u16; 6]>(by)?;
+    *frame.headers_mut()? = [d, e, f, a, b, c];
+    for word in 0..LINK_WORDS_MAX {
+        let at = MACS_BYTES + 2 * word;
+        if at < link {
+            let old = *frame.at::<u16>(at + by)?;
+            *frame.at_mut(at)? = old;
+        }
+    }
     Some(())
 }

@@ -3,7 +3,7 @@
 
 use relay_common::abi::{
     ACTION_STRIP, ACTION_WRAP, Config, Direction, FLAG_POLICED, LISTEN_PORTS_MAX, NEXT_HOP_VALID,
-    NextHop, Reason, Route,
+    NextHop, Reason, Route, Station,
 };
 use relay_common::wire::channel_data::{ChannelNumber, HEADER_BYTES};
 use relay_common::wire::net::{Channel, ETHERNET_BYTES, Ethernet, UDP_BYTES, Udp, be16};
@@ -136,16 +136,39 @@ pub(crate) fn arrival(
     Ok(Side::Listening(channel, padding))
 }
 
-/// The first place that has the port decides. All places are looked at: the verifier of Linux 6.1
-/// cannot follow a loop to a number that it does not know.
+/// The first place that has the port decides, so it is found at once where there is one port, and
+/// where there are few, a miss costs little. The verifier of Linux 6.1 cannot follow a loop to a
+/// number that it does not know.
 #[inline(always)]
 fn listens(config: &Config, port: u16) -> bool {
+    const FEW: usize = 4;
     for index in 0..LISTEN_PORTS_MAX {
+        if index == FEW && usize::from(config.listen_ports_count) <= FEW {
+            return false;
+        }
         if config.listen_ports[index] == port {
             return index < usize::from(config.listen_ports_count);
         }
     }
     false
+}
+
+/// An untagged frame is for the interface that it arrived on. The stack would not take another
+/// either, and whom that one is for may be a relay too.
+#[inline(always)]
+pub(crate) fn arrived<T: Tables>(
+    tables: &T,
+    ifindex: u32,
+    dst_mac: &[u16; 3],
+) -> Result<(), Reason> {
+    let station = tables.station(ifindex).filter(|station| station.ifindex == ifindex);
+    is_for(dst_mac, station.ok_or(Reason::OtherHost)?)
+}
+
+/// A frame is for a station.
+#[inline(always)]
+pub(crate) fn is_for(dst_mac: &[u16; 3], station: &Station) -> Result<(), Reason> {
+    if *dst_mac == station.mac { Ok(()) } else { Err(Reason::OtherHost) }
 }
 
 /// A route is of this configuration, and its time is not over. Gives the time.
@@ -184,7 +207,7 @@ impl Plan<'_> {
     pub(crate) fn admitted<T: Tables>(&self, tables: &T, now_ns: u64) -> bool {
         let Route { flags, slot, .. } = *self.route;
         let bytes = self.bytes.into();
-        flags & FLAG_POLICED == 0 || police::admit(tables, slot, self.direction, now_ns, bytes)
+        flags & FLAG_POLICED == 0 || police::admit(tables, (slot, self.direction), now_ns, bytes)
     }
 
     /// Writes the link header's addresses; a family writes its EtherType.
@@ -218,6 +241,7 @@ pub(crate) fn plan<'t, T: Tables>(
     tables: &'t T,
     route: &'t Route,
     old: &Datagram,
+    dst_mac: &[u16; 3],
     side: Side,
 ) -> Option<Plan<'t>> {
     if old.hop_limit <= 1 {
@@ -236,8 +260,12 @@ pub(crate) fn plan<'t, T: Tables>(
     let udp_len = be16(change.udp_bytes as u16);
     let (direction, reason) = (change.direction, change.reason);
     let exit = if hop.ifindex == old.ingress {
+        // Back by the interface that it came in by, whose address this is.
+        if *dst_mac != hop.src_mac {
+            return None;
+        }
         Verdict::Transmit(reason)
-    } else if tables.aim(hop.port) {
+    } else if arrived(tables, old.ingress, dst_mac).is_ok() && tables.aim(hop.port) {
         Verdict::Redirect(reason)
     } else {
         return None;
@@ -302,7 +330,13 @@ pub(crate) fn commit<F: Frame, T: Tables, H: FromBytes + IntoBytes + KnownLayout
     cut: i32,
     write: impl FnOnce(&mut H),
 ) -> Result<Verdict, Reason> {
-    frame.move_head(cut).ok_or(Reason::NoRoom)?;
+    if frame.move_head(cut).is_none() {
+        // What goes up is not paid for here.
+        if plan.route.flags & FLAG_POLICED != 0 {
+            police::refund(tables, plan.route.slot, plan.direction, plan.bytes.into());
+        }
+        return Err(Reason::NoRoom);
+    }
     let Some(headers) = frame.headers_mut() else {
         return Ok(Verdict::Abort(Reason::Aborted));
     };

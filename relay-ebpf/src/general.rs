@@ -11,8 +11,10 @@ use relay_common::addr::Family;
 use relay_common::wire::checksum;
 use relay_common::wire::net::{Channel, Ipv4, Ipv6, PROTOCOL_UDP, Udp, be16};
 
+use crate::decide::{LINK_BYTES, arrived};
 use crate::leave::{Cut, Exit, UDP_BYTES, VERSION_IHL, exit, ip_bytes, ipv6, leave, version_class};
-use crate::{FibQuery, Frame, Tables, Verdict, police};
+use crate::police::{self, Party};
+use crate::{FibQuery, Frame, Tables, Verdict};
 
 const CHANNEL_BYTES: u32 = 4;
 /// An indication up to its application data, about an IPv4 peer.
@@ -174,6 +176,7 @@ fn rewrite<F: Frame, T: Tables>(
     change: &Change,
 ) -> Result<Verdict, Verdict> {
     let place = change.place;
+    taken(frame, tables, place).map_err(Verdict::Pass)?;
     let old = &read(frame, place).ok_or(Verdict::Pass(Reason::Truncated))?;
     // RFC 8656 §14: the hop limit is decremented; userspace sees what may travel no further.
     if old.hop_limit <= change.hops.into() {
@@ -197,7 +200,7 @@ fn rewrite<F: Frame, T: Tables>(
         udp_checksum: udp_checksum(word(old.udp_len), word(old.udp_checksum), be16(udp_len), added),
         hops: change.hops,
     };
-    if !policed(tables, route, change) {
+    if !admitted(tables, route, change) {
         return Err(Verdict::Drop(Reason::Policed));
     }
     let udp = Udp {
@@ -207,20 +210,41 @@ fn rewrite<F: Frame, T: Tables>(
         checksum: new.udp_checksum,
     };
     let cut = Cut { kept_at, gap, tail, zeros: change.zeros };
-    let at = match family {
+    let left = match family {
         Family::V4 => {
             let ip = |ip: &mut Ipv4| *ip = to_ipv4(route, old, &new, place.family);
-            leave(frame, exit.hop, ip, &udp, cut)?
+            leave(frame, exit.hop, ip, &udp, cut)
         }
         Family::V6 => {
             let ip = |ip: &mut Ipv6| *ip = to_ipv6(route, old, &new);
-            leave(frame, exit.hop, ip, &udp, cut)?
+            leave(frame, exit.hop, ip, &udp, cut)
+        }
+    };
+    let at = match left {
+        Ok(at) => at,
+        Err(verdict) => {
+            refund(tables, route, change);
+            return Err(verdict);
         }
     };
     write(frame, at, change).ok_or(Verdict::Abort(Reason::Aborted))?;
     count(tables, route, change);
     tables.note(change.reason, change.data);
     Ok(exit.verdict(change.reason))
+}
+
+/// An untagged frame is for us. Behind tags that was the first question.
+#[inline(always)]
+pub(crate) fn taken<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    place: Place,
+) -> Result<(), Reason> {
+    if u32::from(place.ip_at) != LINK_BYTES {
+        return Ok(());
+    }
+    let dst_mac = frame.headers::<[u16; 3]>().ok_or(Reason::Truncated)?;
+    arrived(tables, frame.ingress(), dst_mac)
 }
 
 /// Writes what stands in the gap.
@@ -346,6 +370,14 @@ fn decide<'t, F: Frame, T: Tables>(
     if old.udp_checksum == 0 && (from == Family::V6 || to == Family::V6) {
         return Err(Reason::ChecksumMissing);
     }
+    // Nothing of IPv6 would show that the header was damaged on its way here.
+    if from == Family::V4 && to == Family::V6 {
+        let ip: &Ipv4 = frame.at(change.place.ip_at.into()).ok_or(Reason::Truncated)?;
+        let words: &[u16; 10] = zerocopy::transmute_ref!(ip);
+        if checksum::fold(checksum::sum_words(words)) != 0xFFFF {
+            return Err(Reason::HeaderChecksum);
+        }
+    }
     let bytes = ip_bytes(to) + UDP_BYTES + change.gap + change.data + change.zeros;
     let query = || FibQuery {
         family: to,
@@ -356,6 +388,8 @@ fn decide<'t, F: Frame, T: Tables>(
         class: byte(old.class),
         bytes: 0,
     };
+    // A packet behind tags did not arrive on the interface itself, and other rules may hold there.
+    let query = (u32::from(change.place.ip_at) == LINK_BYTES).then_some(query);
     exit(tables, route.next_hop, frame.ingress(), bytes, query)
 }
 
@@ -445,14 +479,28 @@ fn to_ipv6(route: &Route, old: &Old, new: &New) -> Ipv6 {
 
 /// Whether the allocations that a packet passes may have it; both are asked before one is charged.
 #[inline(always)]
-fn policed<T: Tables>(tables: &T, route: &Route, change: &Change) -> bool {
+fn admitted<T: Tables>(tables: &T, route: &Route, change: &Change) -> bool {
     if route.flags & FLAG_POLICED == 0 {
         return true;
     }
     let now_ns = tables.now_ns();
     match parties(route, change) {
-        ((slot, direction), None) => police::admit(tables, slot, direction, now_ns, change.data),
+        (party, None) => police::admit(tables, party, now_ns, change.data),
         (first, Some(second)) => police::admit_both(tables, [first, second], now_ns, change.data),
+    }
+}
+
+/// What goes up, or nowhere, is not paid for. Out of line: whether it was is asked of the route
+/// again, so that the verifier need not keep it in mind.
+#[inline(never)]
+fn refund<T: Tables>(tables: &T, route: &Route, change: &Change) {
+    if route.flags & FLAG_POLICED == 0 {
+        return;
+    }
+    let (first, second) = parties(route, change);
+    police::refund(tables, first.0, first.1, change.data);
+    if let Some(second) = second {
+        police::refund(tables, second.0, second.1, change.data);
     }
 }
 
@@ -464,8 +512,6 @@ fn count<T: Tables>(tables: &T, route: &Route, change: &Change) {
         tables.count(slot, direction, change.data);
     }
 }
-
-type Party = (u32, Direction);
 
 /// Which allocations a packet passes, and which way. A hairpin is the sender's packet to a peer,
 /// and the receiver's from one.

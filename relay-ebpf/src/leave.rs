@@ -67,20 +67,21 @@ impl Exit<'_> {
 }
 
 /// Finds the way out of a packet of `bytes`, by its next hop, or by the kernel's own routing table
-/// when that is not resolved. `query`'s length is filled in here.
+/// when that is not resolved and may be asked. `query`'s length is filled in here.
 #[inline(always)]
 pub(crate) fn exit<'t, T: Tables>(
     tables: &'t T,
     next_hop: u16,
     ingress: u32,
     bytes: u32,
-    query: impl FnOnce() -> FibQuery,
+    query: Option<impl FnOnce() -> FibQuery>,
 ) -> Result<Exit<'t>, Reason> {
     let Some(bytes) = u16::try_from(bytes).ok() else { return Err(Reason::TooBig) };
     let known = tables.next_hop(next_hop.into()).ok_or(Reason::NextHopUnresolved)?;
     let hop = if known.state == NEXT_HOP_VALID {
         known
     } else {
+        let query = query.ok_or(Reason::NextHopUnresolved)?;
         let query = FibQuery { bytes, ..query() };
         tables.fib(&query).ok_or(Reason::NextHopUnresolved)?
     };
@@ -203,7 +204,7 @@ fn shape<F: Frame, N: Network>(
             move_tail(frame, zeros, Way::Grow)?;
         }
     }
-    let macs = frame.at_mut::<[[u16; 3]; 2]>(0)?;
+    let macs = frame.headers_mut::<[[u16; 3]; 2]>()?;
     *macs = [hop.dst_mac, hop.src_mac];
     let mut at = MACS_BYTES;
     for index in 0..TAGS_MAX {

@@ -25,7 +25,7 @@ use core::ops::DerefMut;
 pub use crate::general::{Change, Leaving, Place};
 use relay_common::abi::{
     ABI_VERSION, Config, Direction, LinkKey, NextHop, Permission, PermissionKeyV4, PermissionKeyV6,
-    Reason, Route, RouteKeyV4, RouteKeyV6,
+    Reason, Route, RouteKeyV4, RouteKeyV6, Station,
 };
 use relay_common::addr::Family;
 use relay_common::wire::net::{Ipv4Udp, ether_type};
@@ -34,8 +34,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// A frame that lies in memory, from its Ethernet header on, at an even address.
 pub trait Frame {
-    /// Headers at an even byte offset, which is a constant or one of a few; `None` when the frame
-    /// ends before they do.
+    /// Headers at an even byte offset, which is a constant or one of a few, and not 0; `None` when
+    /// the frame ends before they do.
     fn at<T: FromBytes + KnownLayout + Immutable>(&self, offset: u32) -> Option<&T>;
     /// The same, for writing.
     fn at_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self, offset: u32) -> Option<&mut T>;
@@ -53,21 +53,17 @@ pub trait Frame {
     fn ingress(&self) -> u32;
 
     /// A stack of headers at the frame's start; `None` when the frame is shorter.
-    #[inline(always)]
-    fn headers<T: FromBytes + KnownLayout + Immutable>(&self) -> Option<&T> {
-        self.at(0)
-    }
+    fn headers<T: FromBytes + KnownLayout + Immutable>(&self) -> Option<&T>;
     /// The same, for writing.
-    #[inline(always)]
-    fn headers_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self) -> Option<&mut T> {
-        self.at_mut(0)
-    }
+    fn headers_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self) -> Option<&mut T>;
 }
 
 /// A word in a map that every CPU writes.
 pub trait Word {
     /// What it holds.
     fn load(&self) -> u64;
+    /// Adds to it, whatever it holds.
+    fn add(&self, by: u64);
     /// Replaces `seen` by `new`; `false`, and nothing has changed, when it holds something else.
     fn exchange(&self, seen: u64, new: u64) -> bool;
 }
@@ -132,8 +128,10 @@ pub trait Tables {
     /// A way out that the kernel's own routing table knows, if it leads to an interface that the
     /// program is attached to and the packet is no longer than its MTU.
     fn fib(&self, query: &FibQuery) -> Option<&NextHop>;
-    /// Whether tagged frames of a VLAN are for this machine.
-    fn link(&self, key: &LinkKey) -> bool;
+    /// The place in `STATIONS` of an interface; another may have it.
+    fn station(&self, ifindex: u32) -> Option<&Station>;
+    /// Whom tagged frames of a VLAN are for.
+    fn link(&self, key: &LinkKey) -> Option<&Station>;
     /// The limits of a slot's direction.
     fn policer(&self, slot: u32, direction: Direction) -> Option<Policing<Self::Word<'_>>>;
     /// A place in `BUDGETS`: until when Binding replies to its sources are paid for, nanoseconds.

@@ -20,7 +20,7 @@ use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use relay_common::abi::{
     self, Config, Count, Direction, LinkKey, NEXT_HOP_VALID, NextHop, Permission, PermissionKeyV4,
-    PermissionKeyV6, Policer, Reason, Route, RouteKeyV4, RouteKeyV6, TAGS_MAX, Tag,
+    PermissionKeyV6, Policer, Reason, Route, RouteKeyV4, RouteKeyV6, Station, TAGS_MAX, Tag,
 };
 use relay_common::addr::Family;
 use relay_common::wire::net::PROTOCOL_UDP;
@@ -44,7 +44,9 @@ static PORTS: DevMap<{ abi::PORTS_MAX as usize }> = DevMap::new();
 #[btf_map]
 static EGRESS: HashMap<u32, u32, { abi::PORTS_MAX as usize }> = HashMap::new();
 #[btf_map]
-static LINKS: HashMap<LinkKey, u32, { abi::LINKS_MAX as usize }> = HashMap::new();
+static STATIONS: Array<Station, { abi::STATIONS_MAX as usize }> = Array::new();
+#[btf_map]
+static LINKS: HashMap<LinkKey, Station, { abi::LINKS_MAX as usize }> = HashMap::new();
 #[btf_map]
 static POLICERS: Array<Policer, { abi::SLOTS_MAX as usize * Direction::ALL.len() }> = Array::new();
 #[btf_map]
@@ -88,14 +90,17 @@ impl Packet {
     #[inline(always)]
     fn place<T>(&self, offset: u32) -> Option<*mut T> {
         let mut offset = offset as usize;
-        if offset != 0 {
-            // SAFETY: moves a register to itself. What the compiler knows of the offset, the
-            // verifier need not know: from here on both know the limit only.
-            unsafe { asm!("{0} = {0}", inlateout(reg) offset, options(nomem, nostack)) };
-            if offset > Self::OFFSET_MAX {
-                return None;
-            }
+        // SAFETY: moves a register to itself. What the compiler knows of the offset, the verifier
+        // need not know: from here on both know the limit only.
+        unsafe { asm!("{0} = {0}", inlateout(reg) offset, options(nomem, nostack)) };
+        if offset > Self::OFFSET_MAX {
+            return None;
         }
+        self.within(offset)
+    }
+
+    #[inline(always)]
+    fn within<T>(&self, offset: usize) -> Option<*mut T> {
         // SAFETY: the kernel hands the program a valid context, and the verifier knows its fields.
         let (start, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
         // Frames start at even addresses, offsets are even, and no header asks for more.
@@ -119,6 +124,20 @@ impl Frame for Packet {
     fn at_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self, offset: u32) -> Option<&mut T> {
         let headers = self.place::<T>(offset)?;
         // SAFETY: as in `at`; XDP lets a program write to its frame.
+        Some(unsafe { &mut *headers })
+    }
+
+    #[inline(always)]
+    fn headers<T: FromBytes + KnownLayout + Immutable>(&self) -> Option<&T> {
+        let headers = self.within::<T>(0)?;
+        // SAFETY: as in `at`.
+        Some(unsafe { &*headers })
+    }
+
+    #[inline(always)]
+    fn headers_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self) -> Option<&mut T> {
+        let headers = self.within::<T>(0)?;
+        // SAFETY: as in `at_mut`.
         Some(unsafe { &mut *headers })
     }
 
@@ -170,6 +189,14 @@ impl Word for Shared {
     fn load(&self) -> u64 {
         // SAFETY: made only of words of map values, which live as long as the program.
         unsafe { ptr::read_volatile(self.0) }
+    }
+
+    #[inline(always)]
+    fn add(&self, by: u64) {
+        // SAFETY: as in `load`; the instruction adds to the word in memory and to nothing else.
+        unsafe {
+            asm!("lock *(u64 *)({word} + 0) += {by}", word = in(reg) self.0, by = in(reg) by);
+        }
     }
 
     #[inline(always)]
@@ -277,8 +304,14 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn link(&self, key: &LinkKey) -> bool {
-        LINKS.get_ptr(key).is_some()
+    fn station(&self, ifindex: u32) -> Option<&Station> {
+        STATIONS.get(ifindex % abi::STATIONS_MAX)
+    }
+
+    #[inline(always)]
+    fn link(&self, key: &LinkKey) -> Option<&Station> {
+        // SAFETY: as in `route_v4`.
+        unsafe { LINKS.get(key) }
     }
 
     #[inline(always)]

@@ -6,8 +6,8 @@ use relay_common::police;
 
 use crate::{Policing, Tables, Word};
 
-/// Attempts to write a bucket that other CPUs write too; after them a packet goes unpaid.
-const TRIES: usize = 2;
+/// Whose limits, and which.
+pub(crate) type Party = (u32, Direction);
 
 /// Whether both buckets have room. Charges nothing, so a refusal of one costs the other nothing.
 #[inline(always)]
@@ -30,8 +30,7 @@ fn charge<W: Word>(policing: &Policing<W>, now_ns: u64, bytes: u32) {
 #[inline(always)]
 pub(crate) fn admit<T: Tables>(
     tables: &T,
-    slot: u32,
-    direction: Direction,
+    (slot, direction): Party,
     now_ns: u64,
     bytes: u32,
 ) -> bool {
@@ -47,7 +46,7 @@ pub(crate) fn admit<T: Tables>(
 #[inline(always)]
 pub(crate) fn admit_both<T: Tables>(
     tables: &T,
-    parties: [(u32, Direction); 2],
+    parties: [Party; 2],
     now_ns: u64,
     bytes: u32,
 ) -> bool {
@@ -72,12 +71,20 @@ fn pay<W: Word>(full: &W, now_ns: u64, cost: u64) {
     if cost == 0 {
         return;
     }
-    for _ in 0..TRIES {
-        let seen = full.load();
-        // The packet is let through; another CPU's charge in between does not change that.
-        let Some(next) = police::admit(seen, now_ns, cost, u64::MAX) else { return };
-        if full.exchange(seen, next) {
-            return;
-        }
+    let seen = full.load();
+    // The packet is let through; another CPU's charge in between does not change that.
+    let next = police::admit(seen, now_ns, cost, u64::MAX);
+    if !next.is_some_and(|next| full.exchange(seen, next)) {
+        // The other's charge began at the present at least; ours goes on top.
+        full.add(cost);
     }
+}
+
+/// Gives back what a packet was charged that goes up after all. Out of line, for it is rare.
+#[inline(never)]
+pub(crate) fn refund<T: Tables>(tables: &T, slot: u32, direction: Direction, bytes: u32) {
+    let Some(policing) = tables.policer(slot, direction) else { return };
+    policing.packets_full_ns.add(policing.packet_cost.wrapping_neg());
+    let bytes_cost = police::bytes_cost(bytes, policing.byte_cost);
+    policing.bytes_full_ns.add(bytes_cost.wrapping_neg());
 }

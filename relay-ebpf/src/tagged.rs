@@ -4,7 +4,9 @@
 use relay_common::abi::{Config, LinkKey, Reason, Route, Tag};
 use relay_common::addr::Family;
 use relay_common::wire::net::{be16, ether_type};
+use zerocopy::{transmute, transmute_ref};
 
+use crate::decide::{Key, is_for};
 use crate::general::Place;
 use crate::leave::{MACS_BYTES, TAG_BYTES};
 use crate::{Frame, Tables, v4, v6};
@@ -64,13 +66,12 @@ fn unwrap<'t, F: Frame, T: Tables>(
     const TWO: u32 = ONE + TAG_BYTES;
     let first = tag(frame, MACS_BYTES)?;
     let inner = *frame.at::<u16>(SECOND_AT).ok_or(Reason::Truncated)?;
-    let ingress = frame.ingress();
     if !is_tag(inner) {
-        known(tables, ingress, [first, Tag { protocol: 0, id: 0 }])?;
+        known(frame, tables, [first, Tag { protocol: 0, id: 0 }])?;
         return packet(frame, tables, config, inner, ONE, found);
     }
     let second = tag(frame, SECOND_AT)?;
-    known(tables, ingress, [first, second])?;
+    known(frame, tables, [first, second])?;
     let inner = *frame.at::<u16>(SECOND_AT + TAG_BYTES).ok_or(Reason::Truncated)?;
     packet(frame, tables, config, inner, TWO, found)
 }
@@ -83,9 +84,13 @@ fn tag<F: Frame>(frame: &F, at: u32) -> Result<Tag, Reason> {
     if id == 0 { Err(Reason::UnknownVlan) } else { Ok(Tag { protocol, id }) }
 }
 
+/// The frame is for a VLAN device of ours.
 #[inline(always)]
-fn known<T: Tables>(tables: &T, ifindex: u32, tags: [Tag; 2]) -> Result<(), Reason> {
-    if tables.link(&LinkKey { ifindex, tags }) { Ok(()) } else { Err(Reason::UnknownVlan) }
+fn known<F: Frame, T: Tables>(frame: &F, tables: &T, tags: [Tag; 2]) -> Result<(), Reason> {
+    let key = Key([transmute!(tags), transmute!([frame.ingress(), 0])]);
+    let key: &LinkKey = transmute_ref!(&key.0);
+    let station = tables.link(key).ok_or(Reason::UnknownVlan)?;
+    is_for(frame.headers().ok_or(Reason::Truncated)?, station)
 }
 
 #[inline(always)]

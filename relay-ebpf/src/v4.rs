@@ -162,7 +162,7 @@ fn decide<'t, F: Frame, T: Tables>(
         udp: old.udp,
         hop_limit: old.ip.ttl,
     };
-    let plan = plan(tables, route, &datagram, side)?;
+    let plan = plan(tables, route, &datagram, &old.eth.dst, side)?;
     let total_len = be16(u16::from_be(plan.udp_len) + HEADER_BYTES);
     let lengths = u32::from(total_len) + u32::from(!old.ip.total_len);
     let added = u32::from(route.ip_delta) + lengths + u32::from(HOP_DELTA);

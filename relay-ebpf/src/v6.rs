@@ -159,7 +159,7 @@ fn decide<'t, F: Frame, T: Tables>(
         udp: old.udp,
         hop_limit: old.ip.hop_limit,
     };
-    plan(tables, route, &datagram, side)
+    plan(tables, route, &datagram, &old.eth.dst, side)
 }
 
 #[inline(always)]

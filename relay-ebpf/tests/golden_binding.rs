@@ -261,12 +261,71 @@ fn no_room_is_no_answer_and_a_changed_frame_never_goes_up() {
             let tables = listening(&ends, |_| {});
             let frame = ask(&ends, sealed).bytes();
             let mut host = HostFrame::new(&frame);
-            host.no_tailroom = true;
+            host.no_room = true;
             assert_eq!(step(&mut host, &tables), Verdict::Pass(Reason::NoRoom));
             assert_eq!(host.as_bytes(), frame);
+            assert!(tables.budgets.iter().all(|budget| budget.get() == 0), "paid for nothing");
+            let mut host = HostFrame::new(&frame);
+            host.no_tailroom = true;
+            assert_eq!(step(&mut host, &tables), ANSWERED, "there is none behind most frames");
+            assert_eq!(host.as_bytes(), answer(&ends, sealed));
             let mut host = HostFrame::new(&frame);
             host.no_write = true;
             assert_eq!(step(&mut host, &tables), Verdict::Abort(Reason::Aborted));
+        }
+    }
+}
+
+/// Four races for a budget are run, and a frame that goes up then is what it was.
+#[test]
+fn a_budget_that_other_cpus_write_is_userspaces() {
+    for ends in families() {
+        let frame = ask(&ends, Sealed::Yes).bytes();
+        for (races, verdict) in [(3, ANSWERED), (4, Verdict::Pass(Reason::Stun))] {
+            let mut tables = listening(&ends, |_| {});
+            tables.config.answer_burst_ns = 5 * RIVAL;
+            tables.races.set(races);
+            let out = if races == 3 { answer(&ends, Sealed::Yes) } else { frame.clone() };
+            check(&tables, "races", &frame, verdict, &out);
+            let most = tables.budgets.iter().map(|budget| budget.get()).max().unwrap();
+            let cost = if races == 3 { COST } else { 0 };
+            assert_eq!(most, NOW + u64::from(races) * RIVAL + cost);
+        }
+        // What others leave is asked for each time.
+        let mut tables = listening(&ends, |_| {});
+        tables.config.answer_burst_ns = RIVAL - 1;
+        tables.races.set(1);
+        let verdict = step(&mut HostFrame::new(&frame), &tables);
+        assert_eq!(verdict, Verdict::Drop(Reason::BindingOverBudget));
+    }
+}
+
+#[test]
+fn tagged_requests_are_answered_behind_the_same_tags() {
+    for ends in families() {
+        for sealed in Sealed::BOTH {
+            for tags in [ONE_TAG, TWO_TAGS] {
+                let tags: Vec<_> = tags.iter().map(|(a, b)| (*a, *b | 0xE000)).collect();
+                let frame = Datagram { tags: tags.clone(), ..ask(&ends, sealed) }.bytes();
+                let mut out = answer(&ends, sealed);
+                let bytes = 4 * tags.len();
+                out.splice(12..12, frame[12..12 + bytes].to_vec());
+                check(&listening(&ends, |_| {}), "tags", &frame, ANSWERED, &out);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_request_for_another_station_goes_up() {
+    for ends in families() {
+        for tags in [&[], ONE_TAG, TWO_TAGS] {
+            for byte in 0..6 {
+                let frame = Datagram { tags: tags.to_vec(), ..ask(&ends, Sealed::No) };
+                let mut frame = frame.bytes();
+                frame[byte] ^= 2;
+                passes(&listening(&ends, |_| {}), "another", &frame, Reason::OtherHost);
+            }
         }
     }
 }

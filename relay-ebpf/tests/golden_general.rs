@@ -235,7 +235,8 @@ fn only_frames_of_known_vlans_are_taken() {
             check(&tables, &passed(what, with(tags), Reason::UnknownVlan));
         }
         // Even where somebody has configured it.
-        tables.links.push(LinkKey { ifindex: INGRESS, tags: tags(&[(0x8100, 0)]) });
+        let key = LinkKey::new(INGRESS, tags(&[(0x8100, 0)]));
+        tables.links.insert(key, station(INGRESS));
         let frame = with(&[(0x8100, 0xE000)]);
         check(&tables, &passed("priority only", frame, Reason::UnknownVlan));
         let three = [two[0], two[1], (0x8100, 9)];
@@ -248,7 +249,9 @@ fn only_frames_of_known_vlans_are_taken() {
         let mut frame = with(&[one]);
         frame[17] = 0x06;
         check(&tables, &passed("ARP behind a tag", frame, Reason::NotIp));
-        tables.links[0].ifindex = EGRESS;
+        let on = |ifindex| LinkKey::new(ifindex, tags(&[one]));
+        let vlan = tables.links.remove(&on(INGRESS)).expect("configured");
+        tables.links.insert(on(EGRESS), vlan);
         check(&tables, &passed("on another interface", with(&[one]), Reason::UnknownVlan));
     }
 }
@@ -412,12 +415,146 @@ fn an_unresolved_next_hop_is_asked_of_the_kernel() {
         let answer = tables.next_hops[usize::from(hop::SAME)];
         tables.fib.insert(query, answer);
         check(&tables, &relayed("answered", &frame, TX_UP, &to));
+        // The answer is for the interface, and not for a VLAN device above it.
+        let tagged = Datagram { tags: ONE_TAG.to_vec(), ..frame.clone() }.bytes();
+        check(&tables, &passed("tagged", tagged, Reason::NextHopUnresolved));
         tables.fib.insert(query, NextHop { ifindex: EGRESS, port: PORT, ..answer });
         let redirect = Verdict::Redirect(Reason::ClientToPeer);
         check(&tables, &relayed("another interface", &frame, redirect, &to));
         assert_eq!(tables.aimed.get(), Some(PORT));
         tables.fib.insert(query, NextHop { ifindex: EGRESS, port: PORT + 1, ..answer });
         check(&tables, &passed("no such port", frame.bytes(), Reason::NextHopUnresolved));
+    }
+}
+
+/// A relay on a wire that carries other stations' frames as well.
+#[test]
+fn a_frame_for_another_station_goes_up() {
+    let elsewhere = |frame: &Datagram, tags: &[(u16, u16)], byte: usize| {
+        let mut bytes = Datagram { tags: tags.to_vec(), ..frame.clone() }.bytes();
+        bytes[byte] ^= 2;
+        bytes
+    };
+    for ends in mixes() {
+        for hop in [hop::SAME, hop::OTHER, hop::ONE_TAG] {
+            let mut tables = bound(&ends, hop);
+            for frame in [ends.ask(CHANNEL, DATA), ends.answer(DATA)] {
+                for tags in [&[], ONE_TAG, TWO_TAGS] {
+                    for byte in 0..6 {
+                        let bytes = elsewhere(&frame, tags, byte);
+                        check(&tables, &passed("another", bytes, Reason::OtherHost));
+                    }
+                    let mut bytes = elsewhere(&frame, tags, 1);
+                    bytes[0] |= 1;
+                    check(&tables, &passed("a group", bytes, Reason::GroupMac));
+                }
+            }
+            // Not the interface's own address: another interface has its place, or none.
+            if hop == hop::OTHER {
+                let frame = ends.ask(CHANNEL, DATA).bytes();
+                let other = station(INGRESS + relay_common::abi::STATIONS_MAX);
+                tables.stations.insert(INGRESS, other);
+                check(&tables, &passed("taken", frame.clone(), Reason::OtherHost));
+                tables.stations.clear();
+                check(&tables, &passed("unknown", frame, Reason::OtherHost));
+            }
+        }
+    }
+    for (from, to) in pairs() {
+        let mut tables = tables();
+        put(&mut tables, hairpin(&from, &to, hop::SAME), |_| {});
+        let frame = elsewhere(&from.ask(CHANNEL, DATA), &[], 5);
+        check(&tables, &passed("a hairpin", frame, Reason::OtherHost));
+    }
+}
+
+/// A VLAN device may have an address of its own.
+#[test]
+fn a_tagged_frame_is_for_the_vlan_device() {
+    for ends in families() {
+        let mut tables = bound(&ends, hop::ONE_TAG);
+        for station in tables.links.values_mut() {
+            station.mac = mac(CLIENT_MAC);
+        }
+        let frame = Datagram { tags: ONE_TAG.to_vec(), ..ends.ask(CHANNEL, DATA) };
+        let mut bytes = frame.bytes();
+        check(&tables, &passed("to the bottom", bytes.clone(), Reason::OtherHost));
+        bytes[..6].copy_from_slice(&CLIENT_MAC);
+        let to = Datagram { tags: ONE_TAG.to_vec(), ..to_peer(&ends, DATA) };
+        let case = Case { what: "to it", frame: bytes, verdict: TX_UP, out: Some(sent(&to)) };
+        check(&tables, &case);
+    }
+}
+
+/// IPv6 has no such checksum: what was damaged would look whole.
+#[test]
+fn a_damaged_ipv4_header_does_not_cross() {
+    for ends in mixes() {
+        let tables = bound(&ends, hop::SAME);
+        let ways = [(ends.ask(CHANNEL, DATA), ends.peer), (ends.answer(DATA), ends.client)];
+        for (frame, to) in ways {
+            let crosses_to_v6 = frame.src.is_ipv4() && to.is_ipv6();
+            // Class, identification, and the checksum itself.
+            for at in [15, 18, 24, 25] {
+                let mut bytes = frame.bytes();
+                bytes[at] ^= 0x10;
+                if crosses_to_v6 {
+                    check(&tables, &passed("damaged", bytes, Reason::HeaderChecksum));
+                } else if frame.src.is_ipv4() {
+                    let mut host = HostFrame::new(&bytes);
+                    assert!(matches!(step(&mut host, &tables), Verdict::Transmit(_)));
+                    assert!(!checksums_hold(host.as_bytes()), "it stays wrong");
+                }
+            }
+        }
+    }
+}
+
+/// What goes up for lack of room has paid nothing.
+#[test]
+fn a_frame_without_room_is_not_charged() {
+    for ends in mixes() {
+        for (direction, frame) in [(UP, ends.ask(CHANNEL, DATA)), (DOWN, ends.answer(DATA))] {
+            for hop in [hop::SAME, hop::ONE_TAG] {
+                let mut tables = bound(&ends, hop);
+                policed(&mut tables, SLOT, direction, LIMITS);
+                let bytes = frame.bytes();
+                let mut host = HostFrame::new(&bytes);
+                host.no_room = true;
+                check_frame(&tables, &passed("no room", bytes, Reason::NoRoom), &mut host);
+                let policer = &tables.policers[&(SLOT, direction)];
+                let full = [policer.packets_full_ns.get(), policer.bytes_full_ns.get()];
+                assert!(full.iter().all(|at| *at <= NOW), "{full:?}");
+            }
+        }
+    }
+    for (from, to) in pairs() {
+        let mut tables = tables();
+        put(&mut tables, hairpin(&from, &to, hop::SAME), |_| {});
+        policed(&mut tables, SLOT, UP, LIMITS);
+        policed(&mut tables, PEER_SLOT, DOWN, LIMITS);
+        let bytes = from.ask(CHANNEL, DATA).bytes();
+        let mut host = HostFrame::new(&bytes);
+        host.no_room = true;
+        check_frame(&tables, &passed("no room", bytes, Reason::NoRoom), &mut host);
+        assert!(tables.policers.values().all(|policer| policer.packets_full_ns.get() <= NOW));
+    }
+}
+
+/// Charges of two CPUs at once add up.
+#[test]
+fn a_lost_race_for_a_bucket_is_paid_too() {
+    for ends in mixes() {
+        for (direction, frame, verdict) in
+            [(UP, ends.ask(CHANNEL, DATA), TX_UP), (DOWN, ends.answer(DATA), TX_DOWN)]
+        {
+            let mut tables = bound(&ends, hop::SAME);
+            policed(&mut tables, SLOT, direction, Policer { byte_cost: 0, ..LIMITS });
+            tables.races.set(1);
+            assert_eq!(step(&mut HostFrame::new(&frame.bytes()), &tables), verdict);
+            let full = tables.policers[&(SLOT, direction)].packets_full_ns.get();
+            assert_eq!(full, NOW + RIVAL + LIMITS.packet_cost);
+        }
     }
 }
 

@@ -239,6 +239,10 @@ mod send {
             let mut tables = permitted(&ends, hop::SAME, |r| r.flags |= FLAG_POLICED, |_| {});
             police(&mut tables, Direction::ClientToPeer);
             let frame = ask(&ends, b"data");
+            elsewhere(&tables, &frame);
+            let mut host = HostFrame::new(&frame.bytes());
+            host.no_room = true;
+            pays_nothing(&tables, host, Direction::ClientToPeer);
             relays(&tables, "in time", &frame, b"data", &out(&ends, b"data"));
             let bytes = frame.bytes();
             check(&tables, "over", &bytes, Verdict::Drop(Reason::Policed), &bytes);
@@ -258,6 +262,23 @@ mod send {
 fn police(tables: &mut HostTables, direction: Direction) {
     let limits = Policer { packet_cost: 1000, ..Policer::default() };
     tables.policers.insert((SLOT, direction), HostPolicer { limits, ..HostPolicer::default() });
+}
+
+/// Neither with a tag nor without is anything relayed that is for another station.
+fn elsewhere(tables: &HostTables, frame: &Datagram) {
+    for tags in [&[], ONE_TAG, TWO_TAGS] {
+        let mut bytes = Datagram { tags: tags.to_vec(), ..frame.clone() }.bytes();
+        bytes[5] ^= 2;
+        passes(tables, "for another station", &bytes, Reason::OtherHost);
+    }
+}
+
+/// What goes up for lack of room has paid nothing.
+fn pays_nothing(tables: &HostTables, mut host: HostFrame, direction: Direction) {
+    let frame = hex(host.as_bytes());
+    assert_eq!(step(&mut host, tables), Verdict::Pass(Reason::NoRoom));
+    assert_eq!(hex(host.as_bytes()), frame);
+    assert!(tables.policers[&(SLOT, direction)].packets_full_ns.get() <= NOW);
 }
 
 fn cannot_change(tables: &HostTables, frame: &[u8]) {
@@ -441,6 +462,12 @@ mod data {
             let mut tables = with(&ends, hop::SAME, |p| p.flags |= FLAG_POLICED);
             police(&mut tables, Direction::PeerToClient);
             let frame = answer(&ends, b"data");
+            elsewhere(&tables, &frame);
+            for (no_room, no_tailroom) in [(true, false), (false, true)] {
+                let mut host = HostFrame::new(&answer(&ends, b"12345").bytes());
+                (host.no_room, host.no_tailroom) = (no_room, no_tailroom);
+                pays_nothing(&tables, host, Direction::PeerToClient);
+            }
             relays(&tables, "in time", &frame, b"data", &out(&ends, b"data"));
             let bytes = frame.bytes();
             check(&tables, "over", &bytes, Verdict::Drop(Reason::Policed), &bytes);

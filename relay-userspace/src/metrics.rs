@@ -103,7 +103,7 @@ pub(crate) struct Exporter {
     last: Mutex<Last>,
 }
 
-#[derive(Default, Debug)]
+#[derive(Debug)]
 struct Last {
     shards: Vec<Report>,
     xdp: [Count; Reason::ALL.len()],
@@ -112,7 +112,8 @@ struct Last {
 impl Exporter {
     /// Starts with nothing counted.
     pub(crate) fn new(process: Process) -> Self {
-        Self { process, last: Mutex::default() }
+        let last = Last { shards: Vec::new(), xdp: [Count::default(); Reason::ALL.len()] };
+        Self { process, last: Mutex::new(last) }
     }
 
     /// The sample in Prometheus' text format.

@@ -76,10 +76,5 @@ fn answered(family: Family, _: u16) -> Path {
         hop_limit: HOP_LIMIT,
         ..leaving(ends.server, ends.client, response)
     };
-    let tail = match family {
-        Family::V4 => 12,
-        Family::V6 => 24,
-    };
-    let out = Out::Datagram(leaves);
-    Path::new(name, way(Reason::BindingAnswered), 0, &arrives, out).tail(tail)
+    Path::new(name, way(Reason::BindingAnswered), 0, &arrives, Out::Datagram(leaves))
 }

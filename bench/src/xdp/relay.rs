@@ -6,7 +6,7 @@ use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use relay_common::abi::{
     self, ABI_VERSION, Config, Count, LISTEN_PORTS_MAX, LinkKey, NextHop, Permission,
-    PermissionKeyV4, PermissionKeyV6, Policer, Reason, Route, RouteKeyV4, RouteKeyV6,
+    PermissionKeyV4, PermissionKeyV6, Policer, Reason, Route, RouteKeyV4, RouteKeyV6, Station,
 };
 use relay_common::addr::Family;
 use relay_common::route::{Entry, PermissionEntry};
@@ -72,10 +72,16 @@ impl Relay {
             hops.set(index.into(), hop, 0)?;
         }
         const LINK: usize = size_of::<LinkKey>();
-        let (link, interface) = tables::link();
-        let link: [u8; LINK] = zerocopy::transmute!(link);
-        HashMap::<_, [u8; LINK], u32>::try_from(self.map(abi::map::LINKS)?)?
-            .insert(link, interface, 0)?;
+        const STATION: usize = size_of::<Station>();
+        let (place, station) = tables::station();
+        let station: [u8; STATION] = zerocopy::transmute!(station);
+        Array::<_, [u8; STATION]>::try_from(self.map(abi::map::STATIONS)?)?
+            .set(place, station, 0)?;
+        let (link, station) = tables::link();
+        let (link, station): ([u8; LINK], [u8; STATION]) =
+            (zerocopy::transmute!(link), zerocopy::transmute!(station));
+        HashMap::<_, [u8; LINK], [u8; STATION]>::try_from(self.map(abi::map::LINKS)?)?
+            .insert(link, station, 0)?;
         Ok(())
     }
 

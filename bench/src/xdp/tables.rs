@@ -3,7 +3,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use relay_common::abi::{LinkKey, NEXT_HOP_VALID, NextHop, Policer, SLOTS_MAX, TAGS_MAX, Tag};
+use relay_common::abi::{
+    LinkKey, NEXT_HOP_VALID, NextHop, Policer, SLOTS_MAX, STATIONS_MAX, Station, TAGS_MAX, Tag,
+};
 use relay_common::addr::{
     ClientAddr, Family, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport,
 };
@@ -103,7 +105,6 @@ fn at(family: Family, site: u16, number: u32) -> IpAddr {
 
 /// The next hop of everything untagged: back to where frames come from.
 pub(super) fn next_hop() -> NextHop {
-    let words = |[a, b, c, d, e, f]: [u8; 6]| [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes);
     NextHop {
         dst_mac: words(NEXT_MAC),
         src_mac: words(OUR_MAC),
@@ -129,9 +130,18 @@ pub(super) fn next_hops() -> [(u16, NextHop); 2] {
     [(UNTAGGED, next_hop()), (TAGGED, tagged)]
 }
 
+/// The interface that frames come in by, and its place.
+pub(super) fn station() -> (u32, Station) {
+    (INTERFACE % STATIONS_MAX, Station { ifindex: INTERFACE, mac: words(OUR_MAC), reserved: 0 })
+}
+
 /// What tagged frames are taken from, and the interface that they are taken as.
-pub(super) fn link() -> (LinkKey, u32) {
-    (LinkKey { ifindex: INTERFACE, tags: tags() }, INTERFACE)
+pub(super) fn link() -> (LinkKey, Station) {
+    (LinkKey::new(INTERFACE, tags()), station().1)
+}
+
+fn words([a, b, c, d, e, f]: [u8; 6]) -> [u16; 3] {
+    [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)
 }
 
 /// Limits of packets and of bytes that no run reaches: a nanosecond for a packet, as much for 32

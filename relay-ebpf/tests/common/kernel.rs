@@ -11,7 +11,7 @@ use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use relay_common::abi::{
     self, Config, Count, LinkKey, NextHop, Permission, Policer, Reason, Route, RouteKeyV4,
-    RouteKeyV6,
+    RouteKeyV6, Station,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -111,8 +111,12 @@ impl Kernel {
         let (v4, v6) = (tables.permissions_v4.iter(), tables.permissions_v6.iter());
         self.hash::<_, _, V4, ALLOWED>(abi::map::PERMISSIONS_V4, v4)?;
         self.hash::<_, _, V6, ALLOWED>(abi::map::PERMISSIONS_V6, v6)?;
-        let links = tables.links.iter().map(|key| (key, &key.ifindex));
-        self.hash::<_, _, { size_of::<LinkKey>() }, 4>(abi::map::LINKS, links)?;
+        const STATION: usize = size_of::<Station>();
+        let mut stations = self.array::<STATION>(abi::map::STATIONS)?;
+        for (place, station) in &tables.stations {
+            stations.set(*place, raw::<_, STATION>(station), 0)?;
+        }
+        self.hash::<_, _, { size_of::<LinkKey>() }, STATION>(abi::map::LINKS, tables.links.iter())?;
         let mut policers = self.array::<POLICER>(abi::map::POLICERS)?;
         for ((slot, direction), policer) in &tables.policers {
             let value = Policer {

@@ -5,20 +5,24 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file is a crate that uses a part of this")]
 #![allow(clippy::unwrap_used, reason = "only tests use it, and each number here fits")]
 
+mod buckets;
+
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use relay_common::abi::{
     ABI_VERSION, BUDGETS_MAX, Config, Count, Direction, LISTEN_PORTS_MAX, LinkKey, NEXT_HOP_VALID,
-    NextHop, Permission, PermissionKeyV4, PermissionKeyV6, Policer, Reason, Route, RouteKeyV4,
-    RouteKeyV6, TAGS_MAX, Tag,
+    NextHop, Permission, PermissionKeyV4, PermissionKeyV6, Reason, Route, RouteKeyV4, RouteKeyV6,
+    STATIONS_MAX, Station, TAGS_MAX, Tag,
 };
 use relay_common::addr::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport};
 use relay_common::route::{self, Binding, Entry, HairpinEnd, Leg, Stamp};
 use relay_common::wire::channel_data::{ChannelNumber, ChannelRange};
-use relay_ebpf::{FibQuery, Frame, Leaving, Policing, Tables, Verdict, Word};
+use relay_ebpf::{FibQuery, Frame, Leaving, Policing, Tables, Verdict};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+pub use buckets::*;
 
 /// The interface that frames arrive on: the one that BPF_PROG_TEST_RUN uses.
 pub const INGRESS: u32 = 1;
@@ -225,6 +229,14 @@ impl Frame for HostFrame {
         }
     }
 
+    fn headers<T: FromBytes + KnownLayout + Immutable>(&self) -> Option<&T> {
+        self.at(0)
+    }
+
+    fn headers_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self) -> Option<&mut T> {
+        self.at_mut(0)
+    }
+
     fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         self.as_bytes().get(offset.try_into().unwrap()..)?.first_chunk().copied()
     }
@@ -260,31 +272,6 @@ impl Frame for HostFrame {
     }
 }
 
-/// A bucket's word.
-#[derive(Clone, Copy)]
-pub struct HostWord<'t>(&'t Cell<u64>);
-
-impl Word for HostWord<'_> {
-    fn load(&self) -> u64 {
-        self.0.get()
-    }
-    fn exchange(&self, seen: u64, new: u64) -> bool {
-        let same = self.0.get() == seen;
-        if same {
-            self.0.set(new);
-        }
-        same
-    }
-}
-
-/// A policer: what userspace wrote, and its two buckets.
-#[derive(Default)]
-pub struct HostPolicer {
-    pub limits: Policer,
-    pub packets_full_ns: Cell<u64>,
-    pub bytes_full_ns: Cell<u64>,
-}
-
 /// Maps in the host's memory.
 pub struct HostTables {
     pub config: Config,
@@ -294,10 +281,13 @@ pub struct HostTables {
     pub permissions_v6: HashMap<PermissionKeyV6, Permission>,
     pub next_hops: Vec<NextHop>,
     pub ports: Vec<u32>,
-    pub links: Vec<LinkKey>,
+    pub stations: HashMap<u32, Station>,
+    pub links: HashMap<LinkKey, Station>,
     pub fib: HashMap<FibQuery, NextHop>,
     pub policers: HashMap<(u32, Direction), HostPolicer>,
     pub budgets: Vec<Cell<u64>>,
+    /// Races for words that are lost.
+    pub races: Cell<u32>,
     pub scratch: RefCell<Leaving>,
     /// The host's chance: three words, over and over. The kernel's is any.
     pub random: Cell<[u8; 12]>,
@@ -332,21 +322,24 @@ impl Tables for HostTables {
     fn fib(&self, query: &FibQuery) -> Option<&NextHop> {
         self.fib.get(query)
     }
-    fn link(&self, key: &LinkKey) -> bool {
-        self.links.contains(key)
+    fn station(&self, ifindex: u32) -> Option<&Station> {
+        self.stations.get(&(ifindex % STATIONS_MAX))
+    }
+    fn link(&self, key: &LinkKey) -> Option<&Station> {
+        self.links.get(key)
     }
     fn policer(&self, slot: u32, direction: Direction) -> Option<Policing<HostWord<'_>>> {
         let policer = self.policers.get(&(slot, direction))?;
         Some(Policing {
-            packets_full_ns: HostWord(&policer.packets_full_ns),
-            bytes_full_ns: HostWord(&policer.bytes_full_ns),
+            packets_full_ns: HostWord(&policer.packets_full_ns, &self.races),
+            bytes_full_ns: HostWord(&policer.bytes_full_ns, &self.races),
             packet_cost: policer.limits.packet_cost,
             byte_cost: policer.limits.byte_cost,
             burst_ns: policer.limits.burst_ns,
         })
     }
     fn budget(&self, index: u32) -> Option<HostWord<'_>> {
-        self.budgets.get(usize::try_from(index).unwrap()).map(HostWord)
+        self.budgets.get(usize::try_from(index).unwrap()).map(|word| HostWord(word, &self.races))
     }
     fn now_ns(&self) -> u64 {
         NOW
@@ -420,6 +413,11 @@ pub fn tags(tags: &[(u16, u16)]) -> [Tag; TAGS_MAX] {
     all
 }
 
+/// An interface with our MAC address.
+pub fn station(ifindex: u32) -> Station {
+    Station { ifindex, mac: mac(OUR_MAC), reserved: 0 }
+}
+
 /// Tables with next hops and a configuration, without routes.
 pub fn tables() -> HostTables {
     let same = NextHop {
@@ -461,11 +459,13 @@ pub fn tables() -> HostTables {
         permissions_v4: HashMap::new(),
         permissions_v6: HashMap::new(),
         ports: vec![PORT],
+        stations: HashMap::from([(INGRESS, station(INGRESS))]),
         links: [ONE_TAG, TWO_TAGS]
-            .map(|all| LinkKey { ifindex: INGRESS, tags: tags(all) })
-            .to_vec(),
+            .map(|all| (LinkKey::new(INGRESS, tags(all)), station(INGRESS)))
+            .into(),
         fib: HashMap::new(),
         policers: HashMap::new(),
+        races: Cell::new(0),
         scratch: RefCell::default(),
         random: Cell::new([0; 12]),
         budgets: vec![Cell::new(0); BUDGETS_MAX.try_into().unwrap()],

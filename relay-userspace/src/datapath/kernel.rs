@@ -11,7 +11,7 @@ use aya::programs::Xdp;
 use aya::programs::links::PinnedLink;
 use aya::{Ebpf, EbpfLoader};
 use relay_common::abi::{
-    ABI_VERSION, Config, Count, Direction, LinkKey, NextHop, PROGRAM, Policer, Reason,
+    ABI_VERSION, Config, Count, Direction, LinkKey, NextHop, PROGRAM, Policer, Reason, Station,
     TIMES_BUCKETS, TIMES_SWITCH, map,
 };
 use relay_common::addr::{FiveTuple, ServerAddr};
@@ -100,7 +100,11 @@ pub(crate) struct KernelReport {
     pub(crate) next_hops_unresolved: u64,
 }
 
-type Vlans = BpfHashMap<MapData, Plain<LinkKey>, u32>;
+/// Whom frames are for.
+struct Stations {
+    interfaces: Array<MapData, Plain<Station>>,
+    vlans: BpfHashMap<MapData, Plain<LinkKey>, Plain<Station>>,
+}
 
 /// The loaded, attached program and its maps. Dropping it detaches and forgets everything.
 pub(crate) struct Kernel {
@@ -108,7 +112,7 @@ pub(crate) struct Kernel {
     own: Vec<IpAddr>,
     log: Mutex<Option<KernelLog>>,
     table: Mutex<Table>,
-    vlans: Mutex<Vlans>,
+    stations: Mutex<Stations>,
     times: Option<PerCpuArray<MapData, u64>>,
     pins: Mutex<Option<Pins>>,
     // The links, if they are pinned.
@@ -158,7 +162,8 @@ impl Kernel {
         for server in settings.answering.iter().flat_map(|answering| &answering.servers) {
             table.answer(*server)?;
         }
-        let vlans = Mutex::new(take(&mut ebpf, map::LINKS)?);
+        let interfaces = take(&mut ebpf, map::STATIONS)?;
+        let stations = Mutex::new(Stations { interfaces, vlans: take(&mut ebpf, map::LINKS)? });
         let times = match settings.measure_times {
             true => Some(take(&mut ebpf, map::TIMES)?),
             false => None,
@@ -176,7 +181,8 @@ impl Kernel {
         let own = settings.own.clone();
         let (log, table) = (Mutex::new(log), Mutex::new(table));
         let pins = Mutex::new(pins);
-        Ok(Self { attachments, own, log, table, vlans, times, pins, _links: pinned, _ebpf: ebpf })
+        let _links = pinned;
+        Ok(Self { attachments, own, log, table, stations, times, pins, _links, _ebpf: ebpf })
     }
 
     /// Where it is attached, and how.
@@ -234,9 +240,16 @@ impl Kernel {
         self.lock().set_next_hop(index, serial, value);
     }
 
+    /// Takes untagged frames as those of an interface; of none, with zeros.
+    pub(crate) fn set_station(&self, place: u32, station: Station) {
+        if let Err(error) = self.stations().interfaces.set(place, Plain(station), 0) {
+            warn!(%error, "an interface's address could not be written");
+        }
+    }
+
     /// Takes frames with these tags as those of a VLAN device.
-    pub(crate) fn set_vlan(&self, key: LinkKey, index: u32) {
-        if let Err(error) = self.vlans().insert(Plain(key), index, 0) {
+    pub(crate) fn set_vlan(&self, key: LinkKey, station: Station) {
+        if let Err(error) = self.stations().vlans.insert(Plain(key), Plain(station), 0) {
             warn!(%error, "a VLAN does not fit into the kernel: its packets go through userspace");
         }
     }
@@ -244,7 +257,7 @@ impl Kernel {
     /// Leaves frames with these tags alone.
     pub(crate) fn withdraw_vlan(&self, key: LinkKey) {
         // One that is not there is as good as one that was removed.
-        let _ = self.vlans().remove(&Plain(key));
+        let _ = self.stations().vlans.remove(&Plain(key));
     }
 
     /// Reads the counters.
@@ -263,8 +276,8 @@ impl Kernel {
         Some(times)
     }
 
-    fn vlans(&self) -> MutexGuard<'_, Vlans> {
-        self.vlans.lock().unwrap_or_else(PoisonError::into_inner)
+    fn stations(&self) -> MutexGuard<'_, Stations> {
+        self.stations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_own_client(&self, five_tuple: &FiveTuple) -> bool {

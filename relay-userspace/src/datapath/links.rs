@@ -1,9 +1,9 @@
 //! Links as far as frames on them are concerned: which are up, which are VLAN devices, and what
 //! lies below those. Pure: rtnetlink messages in, answers out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use relay_common::abi::{LinkKey, TAGS_MAX, Tag};
+use relay_common::abi::{LinkKey, STATIONS_MAX, Station, TAGS_MAX, Tag};
 use rtnetlink::packet_route::link::{
     InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
@@ -19,6 +19,8 @@ struct Link {
     is_up: bool,
     /// Of a VLAN device.
     vlan: Option<Vlan>,
+    /// Of a port of a bond or the like.
+    controller: Option<u32>,
 }
 
 /// What makes a link a VLAN device.
@@ -105,27 +107,55 @@ impl Links {
 
     /// The VLANs that tagged frames may be taken from: those that are up on a bottom that
     /// `is_attached`. What the kernel's map `LINKS` is to hold.
-    pub(super) fn vlans(&self, is_attached: impl Fn(u32) -> bool) -> HashMap<LinkKey, u32> {
+    pub(super) fn vlans(&self, is_attached: impl Fn(u32) -> bool) -> HashMap<LinkKey, Station> {
         let mut vlans = HashMap::new();
         for index in self.0.keys() {
             let Some(egress) = self.egress(*index) else { continue };
             if egress.tag_count > 0 && is_attached(egress.bottom) {
-                let key = LinkKey { ifindex: egress.bottom, tags: egress.tags };
-                vlans.insert(key, *index);
+                let key = LinkKey::new(egress.bottom, egress.tags);
+                vlans.insert(key, station(*index, egress.mac));
             }
         }
         vlans
     }
+
+    /// Whom untagged frames are for, by place: interfaces that are attached, and the ports of a
+    /// bond that is, which it takes frames from under its own address. What the kernel's map
+    /// `STATIONS` is to hold. The lowest index has a place that two of them meet in.
+    pub(super) fn stations(&self, is_attached: impl Fn(u32) -> bool) -> BTreeMap<u32, Station> {
+        let mut stations = BTreeMap::<u32, Station>::new();
+        for (index, link) in &self.0 {
+            let whose = if is_attached(*index) { Some(*index) } else { link.controller };
+            let whose = whose.filter(|whose| is_attached(*whose));
+            let Some(owner) = whose.and_then(|whose| self.0.get(&whose)) else { continue };
+            let place = stations.entry(index % STATIONS_MAX).or_default();
+            if place.ifindex == 0 || *index < place.ifindex {
+                *place = station(*index, owner.mac);
+            }
+        }
+        stations
+    }
+}
+
+/// A MAC address as words that lie in memory as it does.
+pub(super) fn words([a, b, c, d, e, f]: Mac) -> [u16; 3] {
+    [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)
+}
+
+fn station(ifindex: u32, mac: Mac) -> Station {
+    Station { ifindex, mac: words(mac), reserved: 0 }
 }
 
 fn link(message: &LinkMessage) -> Link {
     let is_up = message.header.flags.contains(LinkFlags::LowerUp);
     let (mut mac, mut mtu, mut below, mut tag, mut is_foreign) = ([0; 6], 0, None, None, false);
+    let mut controller = None;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::Address(bytes) => mac = bytes[..].try_into().unwrap_or_default(),
             LinkAttribute::Mtu(bytes) => mtu = *bytes,
             LinkAttribute::Link(index) => below = Some(*index),
+            LinkAttribute::Controller(index) => controller = Some(*index),
             // What it lies on is in another network namespace, where our indexes mean nothing.
             LinkAttribute::LinkNetNsId(_) => is_foreign = true,
             LinkAttribute::LinkInfo(infos) => tag = infos.iter().find_map(tag_of),
@@ -133,7 +163,7 @@ fn link(message: &LinkMessage) -> Link {
         }
     }
     let vlan = below.zip(tag).map(|(below, tag)| Vlan { below, tag });
-    Link { mac, mtu, is_up: is_up && !(is_foreign && vlan.is_some()), vlan }
+    Link { mac, mtu, is_up: is_up && !(is_foreign && vlan.is_some()), vlan, controller }
 }
 
 /// The tag of a VLAN device.
@@ -220,17 +250,18 @@ mod tests {
     #[test]
     fn frames_are_taken_from_vlans_that_are_up_on_an_attached_interface() {
         let mut links = links();
-        let key = |tags| LinkKey { ifindex: 2, tags };
+        let key = |tags| LinkKey::new(2, tags);
         let outer = key([tag(0x88A8, 100), Tag::default()]);
         let inner = key([tag(0x88A8, 100), tag(0x8100, 5)]);
         let other = key([tag(0x8100, 7), Tag::default()]);
-        let all = HashMap::from([(outer, 3), (inner, 4), (other, 6)]);
+        let of = |index: u8| station(index.into(), [2, 0, 0, 0, 0, index]);
+        let all = HashMap::from([(outer, of(3)), (inner, of(4)), (other, of(6))]);
         assert_eq!(links.vlans(|index| index == 2), all);
         assert_eq!(links.vlans(|_| false), HashMap::new());
         let mut down = vlan(3, 2, 100, VlanProtocol::Ieee8021Ad);
         down.header.flags = DOWN;
         links.insert(&down);
-        assert_eq!(links.vlans(|index| index == 2), HashMap::from([(other, 6)]));
+        assert_eq!(links.vlans(|index| index == 2), HashMap::from([(other, of(6))]));
         assert_eq!(links.egress(4), None, "nor does anything leave above it");
         links.remove(6);
         assert_eq!(links.vlans(|_| true), HashMap::new());
@@ -248,6 +279,25 @@ mod tests {
         veth.attributes.extend([LinkAttribute::Link(2), LinkAttribute::LinkNetNsId(1)]);
         links.insert(&veth);
         assert_eq!(links.egress(7).map(|egress| (egress.bottom, egress.tag_count)), Some((7, 0)));
+    }
+
+    #[test]
+    fn frames_are_for_attached_interfaces_and_for_the_ports_of_an_attached_bond() {
+        let mut links = links();
+        let mut port = message(8, UP, 1500);
+        port.attributes.push(LinkAttribute::Controller(2));
+        links.insert(&port);
+        let mac = [2, 0, 0, 0, 0, 2];
+        let bond = BTreeMap::from([(2, station(2, mac)), (8, station(8, mac))]);
+        assert_eq!(links.stations(|index| index == 2), bond);
+        let alone = BTreeMap::from([(8, station(8, [2, 0, 0, 0, 0, 8]))]);
+        assert_eq!(links.stations(|index| index == 8), alone, "of something else");
+        assert_eq!(links.stations(|_| false), BTreeMap::new());
+        let mut far = message(8, UP, 1500);
+        far.header.index = 2 + STATIONS_MAX;
+        links.insert(&far);
+        let both = links.stations(|index| index % STATIONS_MAX == 2);
+        assert_eq!(both[&2], station(2, mac), "one place, and the first has it");
     }
 
     #[test]

@@ -8,14 +8,14 @@
 //! makes every next hop invalid until it is read anew: packets then go through userspace, never to
 //! a wrong place.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use relay_common::abi::{LinkKey, NEXT_HOP_VALID, NextHop};
+use relay_common::abi::{LinkKey, NEXT_HOP_VALID, NextHop, Station};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -27,7 +27,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::warn;
 
 use super::kernel::Kernel;
-use super::links::{Links, Mac};
+use super::links::{Links, Mac, words};
 use super::next_hops::{Change, Ends};
 use super::rtnl::{Questions, Via};
 
@@ -57,7 +57,9 @@ struct Follower {
     kernel: Arc<Kernel>,
     links: Links,
     /// The VLANs that the kernel's map holds.
-    vlans: HashMap<LinkKey, u32>,
+    vlans: HashMap<LinkKey, Station>,
+    /// The interfaces that the kernel's map holds, by place.
+    stations: BTreeMap<u32, Station>,
     /// Those whose MAC address can be used.
     neighbours: HashMap<(u32, IpAddr), Mac>,
     hops: HashMap<u16, Hop>,
@@ -69,9 +71,10 @@ struct Follower {
 
 /// Serves `changes` and the kernel's events until the relay ends.
 pub(crate) async fn follow(kernel: Arc<Kernel>, mut changes: UnboundedReceiver<Change>) {
-    let (links, vlans, neighbours, hops) = Default::default();
-    let (due, refreshed) = Default::default();
-    let mut follower = Follower { kernel, links, vlans, neighbours, hops, due, refreshed };
+    let (links, vlans, stations, neighbours) = Default::default();
+    let (hops, due, refreshed) = Default::default();
+    let mut follower =
+        Follower { kernel, links, vlans, stations, neighbours, hops, due, refreshed };
     while let Err(error) = follower.session(&mut changes).await {
         warn!(%error, "netlink: every next hop is resolved anew; userspace relays meanwhile");
         follower.forget();
@@ -209,12 +212,24 @@ impl Follower {
 
     /// Brings everything up to date that links decide.
     fn write_links(&mut self) {
+        let stations = self.links.stations(|index| self.port(index).is_some());
+        for place in self.stations.keys().filter(|place| !stations.contains_key(place)) {
+            self.kernel.set_station(*place, Station::default());
+        }
+        for (place, station) in &stations {
+            if self.stations.get(place) != Some(station) {
+                self.kernel.set_station(*place, *station);
+            }
+        }
+        self.stations = stations;
         let vlans = self.links.vlans(|bottom| self.port(bottom).is_some());
         for key in self.vlans.keys().filter(|key| !vlans.contains_key(key)) {
             self.kernel.withdraw_vlan(*key);
         }
-        for (key, index) in vlans.iter().filter(|(key, index)| self.vlans.get(key) != Some(index)) {
-            self.kernel.set_vlan(*key, *index);
+        for (key, station) in &vlans {
+            if self.vlans.get(key) != Some(station) {
+                self.kernel.set_vlan(*key, *station);
+            }
         }
         self.vlans = vlans;
         // A link is also what VLAN devices on it leave by.
@@ -349,11 +364,6 @@ fn after(indexes: &[u16], last: u16) -> impl Iterator<Item = u16> {
     let start = indexes.partition_point(|index| *index <= last);
     let count = indexes.len().div_ceil(REFRESH_SHARE).min(REFRESH_MAX);
     indexes[start..].iter().chain(&indexes[..start]).copied().take(count)
-}
-
-/// A MAC address as words that lie in memory as it does.
-fn words([a, b, c, d, e, f]: Mac) -> [u16; 3] {
-    [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)
 }
 
 #[cfg(test)]

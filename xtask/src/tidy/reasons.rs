@@ -2,7 +2,7 @@
 
 use super::{Finding, Tree, code, line_of, word_positions};
 
-const ENUM_FILE: &str = "relay-common/src/abi.rs";
+const ENUM_FILE: &str = "relay-common/src/abi/reason.rs";
 const GOLDEN_TESTS: &str = "relay-ebpf/tests/";
 
 pub(super) fn check(tree: &Tree, findings: &mut Vec<Finding>) {
