@@ -80,8 +80,8 @@ fn pay<W: Word>(full: &W, now_ns: u64, cost: u64) {
     }
 }
 
-/// Gives back what a packet was charged that goes up after all. Out of line, for it is rare.
-#[inline(never)]
+/// Gives back what a packet was charged that goes up after all.
+#[inline(always)]
 pub(crate) fn refund<T: Tables>(tables: &T, slot: u32, direction: Direction, bytes: u32) {
     let Some(policing) = tables.policer(slot, direction) else { return };
     policing.packets_full_ns.add(policing.packet_cost.wrapping_neg());
