@@ -4,7 +4,9 @@ use std::{fmt, io};
 
 use aya::EbpfError;
 use aya::maps::MapError;
+use aya::maps::xdp::XdpMapError;
 use aya::programs::ProgramError;
+use relay_common::abi::PORTS_MAX;
 
 use super::attach::Mode;
 use super::kernel::KERNEL_MIN;
@@ -29,6 +31,8 @@ pub(crate) enum DatapathError {
     Map(MapError),
     /// No interface is left to attach to.
     NoInterface,
+    /// Packets cannot leave by this interface.
+    Egress(String, XdpMapError),
     /// The program cannot be attached.
     Attach {
         /// Interface.
@@ -85,6 +89,14 @@ impl fmt::Display for DatapathError {
                 "no interface to attach to: only loopback carries the configured addresses; name \
                  some in `interfaces` of [datapath], or accept the userspace path",
             ),
+            Self::Egress(interface, XdpMapError::MapError(MapError::OutOfBounds { .. })) => write!(
+                f,
+                "{interface} is one interface too many, {PORTS_MAX} are possible: name those that \
+                 clients and peers are reached by in `interfaces` of [datapath]"
+            ),
+            Self::Egress(interface, cause) => {
+                write!(f, "sending by {interface}: {}{}", Chain(cause), hint(cause))
+            }
             Self::Attach { interface, mode, cause } => write!(
                 f,
                 "attaching to {interface} in {} mode: {}{}",
@@ -106,7 +118,7 @@ impl From<PinsError> for DatapathError {
 impl std::error::Error for DatapathError {}
 
 /// An error and everything that it says caused it, on one line.
-struct Chain<'a>(&'a dyn std::error::Error);
+pub(super) struct Chain<'a>(pub(super) &'a dyn std::error::Error);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -193,5 +205,20 @@ mod tests {
         assert!(attach(libc::EBUSY).to_string().contains("xdp off"));
         let text = attach(libc::EPERM).to_string();
         assert!(text.contains("eth0") && text.contains("native"), "{text}");
+    }
+
+    #[test]
+    fn an_interface_that_cannot_be_sent_by_is_no_foreign_object() {
+        let gone = MapError::SyscallError(SyscallError {
+            call: "bpf_map_update_elem",
+            io_error: io::Error::from_raw_os_error(libc::ENODEV),
+        });
+        let text = DatapathError::Egress("eth0".to_owned(), gone.into()).to_string();
+        assert!(text.contains("eth0") && text.contains("No such device"), "{text}");
+        let full = MapError::OutOfBounds { index: PORTS_MAX, max_entries: PORTS_MAX };
+        let text = DatapathError::Egress("eth64".to_owned(), full.into()).to_string();
+        for word in ["eth64", "too many", "64", "`interfaces` of [datapath]"] {
+            assert!(text.contains(word), "\"{word}\" is not in: {text}");
+        }
     }
 }

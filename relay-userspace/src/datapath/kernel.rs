@@ -153,10 +153,13 @@ impl Kernel {
         let mut ports: DevMap<MapData> = take(&mut ebpf, map::PORTS)?;
         let mut egress: BpfHashMap<MapData, u32, u32> = take(&mut ebpf, map::EGRESS)?;
         for (port, interface) in (0..).zip(&settings.interfaces) {
+            let name = || interface.name.clone();
             ports
                 .set(port, interface.index, None, 0)
-                .map_err(|_| DatapathError::ForeignObject("the map of egress interfaces"))?;
-            egress.insert(interface.index, port, 0).map_err(DatapathError::Map)?;
+                .map_err(|cause| DatapathError::Egress(name(), cause))?;
+            egress
+                .insert(interface.index, port, 0)
+                .map_err(|cause| DatapathError::Egress(name(), cause.into()))?;
         }
         let mut table = Table::take(&mut ebpf, settings.limits, changes)?;
         for server in settings.answering.iter().flat_map(|answering| &answering.servers) {

@@ -9,7 +9,7 @@ use relay_common::abi::{
 use relay_common::route::{Entry, PermissionEntry};
 use tracing::warn;
 
-use super::error::DatapathError;
+use super::error::{Chain, DatapathError};
 use super::pod::Plain;
 
 /// What userspace writes and reads while it serves.
@@ -80,6 +80,7 @@ impl Maps {
 
     pub(super) fn set_next_hop(&mut self, index: u16, value: NextHop) {
         if let Err(error) = self.next_hops.set(index.into(), Plain(value), 0) {
+            let error = Chain(&error);
             warn!(%error, "a next hop could not be written");
         }
     }
@@ -103,6 +104,7 @@ impl Maps {
             && let Ok(zeros) = PerCpuValues::try_from(vec![Plain(Count::default()); values.len()])
             && let Err(error) = self.slots.set(index, zeros, 0)
         {
+            let error = Chain(&error);
             warn!(%error, "an allocation's counters could not be cleared");
         }
         total

@@ -14,6 +14,7 @@ use relay_common::wire::channel_data::ChannelNumber;
 use relay_turn::{Binding, Permission};
 use tracing::warn;
 
+use super::error::Chain;
 use super::maps::Maps;
 use super::next_hops::{Ends, NextHops};
 use super::slots::Slots;
@@ -86,7 +87,8 @@ impl fmt::Display for Full {
         match self {
             Self::Slots => f.write_str("no slot is free"),
             Self::NextHops => f.write_str("no next hop is free"),
-            Self::Map(error) => error.fmt(f),
+            // The kernel says E2BIG of a map that is full.
+            Self::Map(error) => Chain(error).fmt(f),
         }
     }
 }
@@ -133,6 +135,7 @@ impl Means {
         if self.limits.is_some()
             && let Err(error) = self.maps.set_policers(open.stamp.slot, Policer::default())
         {
+            let error = Chain(&error);
             warn!(%error, "an allocation's limits could not be cleared");
         }
         self.slots.give_back(open.stamp.slot);
@@ -330,4 +333,20 @@ fn permitted(
     let next_hops = [open.to_client.index, to_peer.index];
     let five_tuple = &held.five_tuple;
     route::permission(five_tuple, relayed, peer, open.stamp, deadline_ns, next_hops)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aya::sys::SyscallError;
+
+    #[test]
+    fn what_the_kernel_said_is_told() {
+        let full = Full::Map(MapError::SyscallError(SyscallError {
+            call: "bpf_map_update_elem",
+            io_error: std::io::Error::from_raw_os_error(libc::E2BIG),
+        }));
+        let text = full.to_string();
+        assert!(text.contains("bpf_map_update_elem") && text.contains("os error 7"), "{text}");
+    }
 }

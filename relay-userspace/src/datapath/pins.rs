@@ -18,6 +18,8 @@ use relay_common::abi::ABI_VERSION;
 use rustix::fs::{FlockOperation, flock, statfs};
 use tracing::{info, warn};
 
+use super::error::Chain;
+
 /// The file system that pins live in.
 const BPF_FS_MAGIC: i64 = 0xCAFE_4A11;
 
@@ -54,12 +56,17 @@ impl fmt::Display for PinsError {
                 path.display()
             ),
             Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
-            Self::Map(name, error) => write!(f, "the map {name} cannot be pinned: {error}"),
-            Self::Link(name, error) => write!(f, "the link to {name} cannot be pinned: {error}"),
+            Self::Map(name, error) => {
+                write!(f, "the map {name} cannot be pinned: {}", Chain(error))
+            }
+            Self::Link(name, error) => {
+                write!(f, "the link to {name} cannot be pinned: {}", Chain(error))
+            }
             Self::OldLink(name, error) => write!(
                 f,
-                "the program's link to {name} cannot be pinned ({error}): set `pin = \"off\"` in \
-                 [datapath]"
+                "the program's link to {name} cannot be pinned ({}): set `pin = \"off\"` in \
+                 [datapath]",
+                Chain(error)
             ),
         }
     }
@@ -234,6 +241,16 @@ mod tests {
             assert_eq!(pin_of(interface), pin);
             assert_eq!(interface_of(pin), interface);
         }
+    }
+
+    #[test]
+    fn what_the_kernel_said_is_told() {
+        let refused = PinError::SyscallError(aya::sys::SyscallError {
+            call: "BPF_OBJ_PIN",
+            io_error: io::Error::from_raw_os_error(libc::EPERM),
+        });
+        let text = PinsError::Map("CONFIG".to_owned(), refused).to_string();
+        assert!(text.contains("CONFIG") && text.contains("not permitted"), "{text}");
     }
 
     #[test]
