@@ -115,8 +115,10 @@ impl Relay {
     }
 
     fn interfaces(&self) -> Vec<metrics::Interface> {
-        let attachments = self.kernel.as_ref().map_or(&[][..], |kernel| kernel.attachments());
-        let attached = attachments.iter().map(|a| (&a.interface, a.mode));
+        let kernel = self.kernel.iter();
+        let attached = kernel.flat_map(|kernel| {
+            kernel.attachments().iter().map(|place| (&place.interface, kernel.mode(place)))
+        });
         let by_sockets = self.userspace.iter().map(|interface| (interface, Mode::Userspace));
         attached
             .chain(by_sockets)

@@ -1,6 +1,7 @@
 //! The handle on the kernel: loads, attaches, and lets one control message at a time at the maps.
 //! One lock around all of it; control messages take it, packets never do.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
@@ -23,7 +24,7 @@ use tracing::warn;
 
 use super::KernelLog;
 use super::attach::{Attached, Attachment, Interface, Mode, Patience, attach};
-use super::error::DatapathError;
+use super::error::{Chain, DatapathError};
 use super::maps::take;
 use super::means::EPOCH;
 use super::next_hops::Change;
@@ -109,6 +110,8 @@ struct Stations {
 /// The loaded, attached program and its maps. Dropping it detaches and forgets everything.
 pub(crate) struct Kernel {
     attachments: Vec<Attachment>,
+    /// Interfaces that are gone since.
+    lost: Mutex<BTreeSet<u32>>,
     own: Vec<IpAddr>,
     log: Mutex<Option<KernelLog>>,
     table: Mutex<Table>,
@@ -184,13 +187,23 @@ impl Kernel {
         let own = settings.own.clone();
         let (log, table) = (Mutex::new(log), Mutex::new(table));
         let pins = Mutex::new(pins);
+        let lost = Mutex::default();
         let _links = pinned;
-        Ok(Self { attachments, own, log, table, stations, times, pins, _links, _ebpf: ebpf })
+        Ok(Self { attachments, lost, own, log, table, stations, times, pins, _links, _ebpf: ebpf })
     }
 
-    /// Where it is attached, and how.
+    /// Where it was attached, and how.
     pub(crate) fn attachments(&self) -> &[Attachment] {
         &self.attachments
+    }
+
+    /// How an interface's packets are taken now: by sockets, once it was gone.
+    pub(crate) fn mode(&self, attachment: &Attachment) -> Mode {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        match lost.contains(&attachment.interface.index) {
+            true => Mode::Userspace,
+            false => attachment.mode,
+        }
     }
 
     /// The log of a debug object, once.
@@ -246,14 +259,31 @@ impl Kernel {
     /// Takes untagged frames as those of an interface; of none, with zeros.
     pub(crate) fn set_station(&self, place: u32, station: Station) {
         if let Err(error) = self.stations().interfaces.set(place, Plain(station), 0) {
+            let error = Chain(&error);
             warn!(%error, "an interface's address could not be written");
         }
     }
 
-    /// Takes frames with these tags as those of a VLAN device.
-    pub(crate) fn set_vlan(&self, key: LinkKey, station: Station) {
-        if let Err(error) = self.stations().vlans.insert(Plain(key), Plain(station), 0) {
+    /// Takes frames with these tags as those of a VLAN device; whether the kernel has room.
+    pub(crate) fn set_vlan(&self, key: LinkKey, station: Station) -> bool {
+        let set = self.stations().vlans.insert(Plain(key), Plain(station), 0);
+        if let Err(error) = &set {
+            let error = Chain(error);
             warn!(%error, "a VLAN does not fit into the kernel: its packets go through userspace");
+        }
+        set.is_ok()
+    }
+
+    /// Takes note that an interface is gone, and the program with it.
+    pub(crate) fn lose(&self, interface: &Interface) {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        if lost.insert(interface.index) {
+            let interface = &interface.name;
+            warn!(
+                interface,
+                "the interface is gone, and the XDP program with it: should it come back, its \
+                 packets go through userspace until the relay is restarted"
+            );
         }
     }
 

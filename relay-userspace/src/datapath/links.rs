@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use relay_common::abi::{LinkKey, STATIONS_MAX, Station, TAGS_MAX, Tag};
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{
     InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
@@ -53,12 +54,21 @@ pub(crate) struct Links(HashMap<u32, Link>);
 impl Links {
     /// Takes note of a link, new or changed.
     pub(crate) fn insert(&mut self, message: &LinkMessage) {
-        self.0.insert(message.header.index, link(message));
+        if !is_of_bridge(message) {
+            self.0.insert(message.header.index, link(message));
+        }
     }
 
     /// Forgets a link.
-    pub(super) fn remove(&mut self, index: u32) {
-        self.0.remove(&index);
+    pub(super) fn remove(&mut self, message: &LinkMessage) {
+        if !is_of_bridge(message) {
+            self.0.remove(&message.header.index);
+        }
+    }
+
+    /// Whether there is such a link.
+    pub(super) fn has(&self, index: u32) -> bool {
+        self.0.contains_key(&index)
     }
 
     /// Forgets every link.
@@ -144,6 +154,12 @@ pub(super) fn words([a, b, c, d, e, f]: Mac) -> [u16; 3] {
 
 fn station(ifindex: u32, mac: Mac) -> Station {
     Station { ifindex, mac: words(mac), reserved: 0 }
+}
+
+/// Whether a message is what a bridge says of one of its ports: it has not all of the link's
+/// attributes, and one that leaves the bridge is still there.
+fn is_of_bridge(message: &LinkMessage) -> bool {
+    message.header.interface_family == AddressFamily::Bridge
 }
 
 fn link(message: &LinkMessage) -> Link {
@@ -263,8 +279,22 @@ mod tests {
         links.insert(&down);
         assert_eq!(links.vlans(|index| index == 2), HashMap::from([(other, of(6))]));
         assert_eq!(links.egress(4), None, "nor does anything leave above it");
-        links.remove(6);
+        links.remove(&message(6, UP, 1500));
         assert_eq!(links.vlans(|_| true), HashMap::new());
+    }
+
+    #[test]
+    fn what_a_bridge_says_of_its_ports_changes_no_link() {
+        let mut links = links();
+        let mut port = message(6, UP, 1500);
+        port.header.interface_family = AddressFamily::Bridge;
+        let before = links.egress(6);
+        links.insert(&port);
+        assert_eq!(links.egress(6), before, "still a VLAN device");
+        links.remove(&port);
+        assert!(links.has(6) && links.egress(6) == before, "it left the bridge, not the machine");
+        links.remove(&message(6, UP, 1500));
+        assert!(!links.has(6));
     }
 
     #[test]

@@ -10,26 +10,22 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use relay_common::abi::{LinkKey, NEXT_HOP_VALID, NextHop, Station};
+use relay_common::abi::{LinkKey, Station};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
-};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::warn;
 
 use super::kernel::Kernel;
-use super::links::{Links, Mac, words};
-use super::next_hops::{Change, Ends};
+use super::next_hops::Change;
 use super::rtnl::{Questions, Via};
+use super::view::{self, View};
 
 /// How long route changes are gathered before everything is resolved anew.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -45,24 +41,13 @@ const BATCH: usize = 64;
 /// Pause before netlink is tried again after a failure.
 const RECONNECT: Duration = Duration::from_secs(1);
 
-/// A next hop in use.
-struct Hop {
-    serial: u64,
-    ends: Ends,
-    via: Option<Via>,
-    written: NextHop,
-}
-
 struct Follower {
     kernel: Arc<Kernel>,
-    links: Links,
+    view: View,
     /// The VLANs that the kernel's map holds.
     vlans: HashMap<LinkKey, Station>,
     /// The interfaces that the kernel's map holds, by place.
     stations: BTreeMap<u32, Station>,
-    /// Those whose MAC address can be used.
-    neighbours: HashMap<(u32, IpAddr), Mac>,
-    hops: HashMap<u16, Hop>,
     /// Those to look up again, in this order.
     due: VecDeque<u16>,
     /// Where the last refresh ended.
@@ -71,10 +56,9 @@ struct Follower {
 
 /// Serves `changes` and the kernel's events until the relay ends.
 pub(crate) async fn follow(kernel: Arc<Kernel>, mut changes: UnboundedReceiver<Change>) {
-    let (links, vlans, stations, neighbours) = Default::default();
-    let (hops, due, refreshed) = Default::default();
-    let mut follower =
-        Follower { kernel, links, vlans, stations, neighbours, hops, due, refreshed };
+    let view = View::new(kernel.attachments().iter().map(|a| a.interface.index).collect());
+    let (vlans, stations, due, refreshed) = Default::default();
+    let mut follower = Follower { kernel, view, vlans, stations, due, refreshed };
     while let Err(error) = follower.session(&mut changes).await {
         warn!(%error, "netlink: every next hop is resolved anew; userspace relays meanwhile");
         follower.forget();
@@ -154,15 +138,10 @@ impl Follower {
     async fn change(&mut self, change: Change, questions: &Questions) -> io::Result<()> {
         match change {
             Change::Wanted { index, serial, ends } => {
-                let hop = Hop { serial, ends, via: None, written: NextHop::default() };
-                self.hops.insert(index, hop);
+                self.view.want(index, serial, ends);
                 self.resolve(&[index], questions).await?;
             }
-            Change::Dropped { index, serial } => {
-                if self.hops.get(&index).is_some_and(|hop| hop.serial == serial) {
-                    self.hops.remove(&index);
-                }
-            }
+            Change::Dropped { index, serial } => self.view.unwant(index, serial),
         }
         Ok(())
     }
@@ -174,19 +153,23 @@ impl Follower {
             _ => return Effect::None,
         };
         match message {
-            RouteNetlinkMessage::NewNeighbour(neighbour) => self.neighbour(&neighbour),
-            RouteNetlinkMessage::DelNeighbour(mut neighbour) => {
-                neighbour.header.state = NeighbourState::Failed;
-                self.neighbour(&neighbour);
+            RouteNetlinkMessage::NewNeighbour(neighbour) => {
+                let changes = self.view.neighbour(&neighbour);
+                self.write(changes);
+            }
+            RouteNetlinkMessage::DelNeighbour(neighbour) => {
+                let changes = self.view.forget_neighbour(&neighbour);
+                self.write(changes);
             }
             RouteNetlinkMessage::NewLink(link) => {
-                self.links.insert(&link);
+                self.view.links.insert(&link);
                 self.write_links();
                 return Effect::Routes;
             }
             RouteNetlinkMessage::DelLink(link) => {
-                self.links.remove(link.header.index);
+                self.view.links.remove(&link);
                 self.write_links();
+                self.look_for_lost();
                 return Effect::Routes;
             }
             RouteNetlinkMessage::NewRoute(_)
@@ -202,17 +185,20 @@ impl Follower {
     async fn read_all(&mut self, questions: &Questions) -> io::Result<()> {
         let links = questions.links().await?;
         let neighbours = questions.neighbours().await?;
-        self.links.clear();
-        self.neighbours.clear();
-        links.iter().for_each(|link| self.links.insert(link));
-        neighbours.iter().for_each(|neighbour| self.neighbour(neighbour));
+        self.view.clear();
+        links.iter().for_each(|link| self.view.links.insert(link));
+        for neighbour in &neighbours {
+            let changes = self.view.neighbour(neighbour);
+            self.write(changes);
+        }
         self.write_links();
+        self.look_for_lost();
         Ok(())
     }
 
     /// Brings everything up to date that links decide.
     fn write_links(&mut self) {
-        let stations = self.links.stations(|index| self.port(index).is_some());
+        let stations = self.view.links.stations(|index| self.view.port(index).is_some());
         for place in self.stations.keys().filter(|place| !stations.contains_key(place)) {
             self.kernel.set_station(*place, Station::default());
         }
@@ -222,62 +208,44 @@ impl Follower {
             }
         }
         self.stations = stations;
-        let vlans = self.links.vlans(|bottom| self.port(bottom).is_some());
-        for key in self.vlans.keys().filter(|key| !vlans.contains_key(key)) {
-            self.kernel.withdraw_vlan(*key);
-        }
-        for (key, station) in &vlans {
-            if self.vlans.get(key) != Some(station) {
-                self.kernel.set_vlan(*key, *station);
+        let vlans = self.view.links.vlans(|bottom| self.view.port(bottom).is_some());
+        self.vlans.retain(|key, _| {
+            let stays = vlans.contains_key(key);
+            if !stays {
+                self.kernel.withdraw_vlan(*key);
+            }
+            stays
+        });
+        for (key, station) in vlans {
+            // One that does not fit is tried again with the next change.
+            if self.vlans.get(&key) != Some(&station) && self.kernel.set_vlan(key, station) {
+                self.vlans.insert(key, station);
             }
         }
-        self.vlans = vlans;
-        // A link is also what VLAN devices on it leave by.
-        self.write_where(|_| true);
+        let changes = self.view.all_changes();
+        self.write(changes);
     }
 
-    fn neighbour(&mut self, message: &NeighbourMessage) {
-        let (mut address, mut mac) = (None, None);
-        for attribute in &message.attributes {
-            match attribute {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => {
-                    address = Some(IpAddr::V4(*ip));
-                }
-                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => {
-                    address = Some(IpAddr::V6(*ip));
-                }
-                NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes[..].try_into().ok(),
-                _ => {}
+    /// Tells of interfaces with the program that are no more.
+    fn look_for_lost(&self) {
+        for attachment in self.kernel.attachments() {
+            if !self.view.links.has(attachment.interface.index) {
+                self.kernel.lose(&attachment.interface);
             }
         }
-        let Some(address) = address else { return };
-        let is_usable = matches!(
-            message.header.state,
-            NeighbourState::Reachable
-                | NeighbourState::Stale
-                | NeighbourState::Delay
-                | NeighbourState::Probe
-                | NeighbourState::Permanent
-        );
-        let key = (message.header.ifindex, address);
-        match mac.filter(|_| is_usable) {
-            Some(mac) => self.neighbours.insert(key, mac),
-            None => self.neighbours.remove(&key),
-        };
-        self.write_where(|via| (via.ifindex, via.gateway) == key);
     }
 
     /// Has every next hop looked up again. What waits for it keeps its place: under a storm of
     /// route changes, all get their turn.
     fn all_due(&mut self) {
         let waiting: HashSet<u16> = self.due.iter().copied().collect();
-        self.due.extend(self.hops.keys().copied().filter(|index| !waiting.contains(index)));
+        self.due.extend(self.view.places().filter(|index| !waiting.contains(index)));
     }
 
     /// Has the next few looked up again, unless there is enough to do.
     fn some_due(&mut self) {
         if self.due.is_empty() {
-            let mut indexes: Vec<u16> = self.hops.keys().copied().collect();
+            let mut indexes: Vec<u16> = self.view.places().collect();
             indexes.sort_unstable();
             self.due = after(&indexes, self.refreshed).collect();
             self.refreshed = self.due.back().copied().unwrap_or_default();
@@ -289,14 +257,12 @@ impl Follower {
     async fn resolve(&mut self, indexes: &[u16], questions: &Questions) -> io::Result<()> {
         let mut asked = HashSet::new();
         for index in indexes.iter().copied() {
-            let Some(ends) = self.hops.get(&index).map(|hop| hop.ends) else { continue };
+            let Some(ends) = self.view.ends(index) else { continue };
             let via = questions.route(ends).await?;
-            if let Some(hop) = self.hops.get_mut(&index) {
-                hop.via = via;
-            }
-            self.write(index);
+            let change = self.view.route(index, via);
+            self.write(change);
             if let Some(Via { ifindex, gateway, .. }) = via
-                && self.port(self.links.bottom(ifindex)).is_some()
+                && self.view.port(self.view.links.bottom(ifindex)).is_some()
                 && asked.insert((ifindex, gateway))
             {
                 questions.ask_for(ifindex, gateway).await?;
@@ -307,55 +273,15 @@ impl Follower {
 
     /// Forgets everything read, so that every next hop becomes invalid.
     fn forget(&mut self) {
-        self.links.clear();
-        self.neighbours.clear();
+        let changes = self.view.forget();
+        self.write(changes);
         self.write_links();
     }
 
-    fn write_where(&mut self, concerned: impl Fn(&Via) -> bool) {
-        let indexes: Vec<u16> = self
-            .hops
-            .iter()
-            .filter(|(_, hop)| hop.via.as_ref().is_some_and(&concerned))
-            .map(|(index, _)| *index)
-            .collect();
-        for index in indexes {
-            self.write(index);
+    fn write(&self, changes: impl IntoIterator<Item = view::Change>) {
+        for view::Change { index, serial, value } in changes {
+            self.kernel.set_next_hop(index, serial, value);
         }
-    }
-
-    /// Brings the kernel's entry up to date, if it changed.
-    fn write(&mut self, index: u16) {
-        let Some(hop) = self.hops.get(&index) else { return };
-        let value = hop.via.and_then(|via| self.next_hop(via)).unwrap_or_default();
-        if value != hop.written {
-            self.kernel.set_next_hop(index, hop.serial, value);
-        }
-        if let Some(hop) = self.hops.get_mut(&index) {
-            hop.written = value;
-        }
-    }
-
-    fn next_hop(&self, via: Via) -> Option<NextHop> {
-        let egress = self.links.egress(via.ifindex)?;
-        let port = self.port(egress.bottom)?;
-        let neighbour = self.neighbours.get(&(via.ifindex, via.gateway))?;
-        Some(NextHop {
-            dst_mac: words(*neighbour),
-            src_mac: words(egress.mac),
-            ifindex: egress.bottom,
-            port,
-            mtu: via.mtu.map_or(egress.mtu, |mtu| mtu.min(egress.mtu)),
-            tags: egress.tags,
-            tag_count: egress.tag_count,
-            state: NEXT_HOP_VALID,
-        })
-    }
-
-    /// The egress index of an interface, if the program is attached to it.
-    fn port(&self, ifindex: u32) -> Option<u32> {
-        let attachments = self.kernel.attachments();
-        (0..).zip(attachments).find(|(_, a)| a.interface.index == ifindex).map(|(port, _)| port)
     }
 }
 
