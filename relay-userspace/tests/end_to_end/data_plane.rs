@@ -36,9 +36,9 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// A client's address and its server's.
-const V4: (&str, &str) = ("10.77.1.2:0", "10.77.1.1:3478");
-const V6: (&str, &str) = ("[fd77:1::2]:0", "[fd77:1::1]:3478");
-const PEER: &str = "10.77.2.2:4000";
+pub(crate) const V4: (&str, &str) = ("10.77.1.2:0", "10.77.1.1:3478");
+pub(crate) const V6: (&str, &str) = ("[fd77:1::2]:0", "[fd77:1::1]:3478");
+pub(crate) const PEER: &str = "10.77.2.2:4000";
 /// The second of two shards has the relayed ports from here on.
 const SECOND_SHARD: u16 = 50_128;
 const BUSY_MAX: Duration = Duration::from_secs(20);
@@ -184,7 +184,11 @@ fn not_answered(rig: &Rig) {
 }
 
 /// An allocation whose packets to the peer go by XDP, and come back.
-fn warmed_up(relay: &Relay<'_>, topology: &Topology, bound: impl FnOnce(&mut Client)) -> Client {
+pub(crate) fn warmed_up(
+    relay: &Relay<'_>,
+    topology: &Topology,
+    bound: impl FnOnce(&mut Client),
+) -> Client {
     let mut client = Client::allocate(&topology.client, V4.0, V4.1);
     bound(&mut client);
     wait::until("packets go by XDP", BUSY_MAX, || {

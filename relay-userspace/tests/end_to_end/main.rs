@@ -9,11 +9,13 @@ mod data_plane;
 mod discovery;
 mod families;
 mod fragments;
+mod full;
 mod icmp;
 mod junk;
 mod lifecycle;
 mod needs;
 mod network;
+mod next_hops;
 mod pins;
 mod quotas;
 mod relay;
@@ -52,6 +54,8 @@ fn main() -> ExitCode {
         families::TESTS,
         whole::TESTS,
         network::TESTS,
+        next_hops::TESTS,
+        full::TESTS,
         lifecycle::TESTS,
         pins::TESTS,
         robustness::TESTS,

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use aya::maps::{Map, MapData, PerCpuArray};
-use relay_common::abi::{ABI_VERSION, Reason, map};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use relay_common::abi::{ABI_VERSION, NextHop, Reason, map};
 use rustix::process::Signal;
 use tempfile::TempDir;
+use zerocopy::FromBytes;
 
 use crate::Test;
 use crate::clients::{Run, Running, peer};
@@ -54,10 +55,32 @@ impl BpfFs {
         self.directory().join(format!("v{ABI_VERSION}"))
     }
 
+    fn map(&self, name: &str) -> MapData {
+        MapData::from_pin(self.version().join("maps").join(name)).unwrap()
+    }
+
+    /// How many entries a map of routes or permissions has.
+    pub(crate) fn entries(&self, name: &str) -> usize {
+        let map = Map::HashMap(self.map(name));
+        if name.ends_with("V4") {
+            HashMap::<_, [u8; 16], [u8; 64]>::try_from(map).unwrap().keys().count()
+        } else {
+            HashMap::<_, [u8; 40], [u8; 64]>::try_from(map).unwrap().keys().count()
+        }
+    }
+
+    /// The first next hops.
+    pub(crate) fn next_hops(&self, count: u32) -> Vec<NextHop> {
+        const BYTES: usize = size_of::<NextHop>();
+        let map = Array::<_, [u8; BYTES]>::try_from(Map::Array(self.map(map::NEXT_HOPS))).unwrap();
+        let read = |index| NextHop::read_from_bytes(&map.get(&index, 0).unwrap()).unwrap();
+        (0..count).map(read).collect()
+    }
+
     /// Packets that left the program for a reason, read from the pinned map.
     fn packets(&self, reason: Reason) -> u64 {
-        let data = MapData::from_pin(self.version().join("maps").join(map::REASONS)).unwrap();
-        let reasons: PerCpuArray<_, [u64; 2]> = Map::PerCpuArray(data).try_into().unwrap();
+        let data = Map::PerCpuArray(self.map(map::REASONS));
+        let reasons: PerCpuArray<_, [u64; 2]> = data.try_into().unwrap();
         reasons.get(&(reason as u32), 0).unwrap().iter().map(|count| count[0]).sum()
     }
 }

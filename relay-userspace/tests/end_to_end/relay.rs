@@ -63,7 +63,7 @@ pub(crate) struct Plan {
     /// `[datapath] interfaces`.
     pub(crate) interfaces: Vec<&'static str>,
     /// `[datapath] object`; `None`: the one of the rig.
-    pub(crate) object: Option<&'static str>,
+    pub(crate) object: Option<PathBuf>,
     /// `[datapath] measure_times`.
     pub(crate) measure_times: bool,
     /// `[workers] shards`; 0: one for each CPU.
@@ -163,7 +163,7 @@ impl Process {
             object =
                 object.map(|from| fs::copy(from, path("object")).map(|_| path("object")).unwrap());
         }
-        object = plan.object.map(PathBuf::from).or(object.filter(|_| !rig.is_complete));
+        object = plan.object.clone().or(object.filter(|_| !rig.is_complete));
         fs::write(path("turnpike.toml"), plan.text(object.as_deref())).unwrap();
         let log = File::create(path("log")).unwrap();
         let mut words = plan.wrapper.split_whitespace().map(Into::into).collect::<Vec<PathBuf>>();

@@ -72,13 +72,13 @@ fn foreign_relay(rig: &Rig) {
 
 fn missing_object(rig: &Rig) {
     let topology = Topology::two_armed(None);
-    let plan = Plan { object: Some("/no/such/object"), ..Plan::two_armed("native") };
+    let plan = Plan { object: Some("/no/such/object".into()), ..Plan::two_armed("native") };
     expect(rig, &topology, &plan, &["/no/such/object", "No such file", "mode = \"native\""]);
 }
 
 fn broken_object(rig: &Rig) {
     let topology = Topology::two_armed(None);
-    let plan = Plan { object: Some("/proc/self/status"), ..Plan::two_armed("generic") };
+    let plan = Plan { object: Some("/proc/self/status".into()), ..Plan::two_armed("generic") };
     expect(rig, &topology, &plan, &["the XDP object", "mode = \"generic\""]);
 }
 
