@@ -34,7 +34,7 @@ const BUSY_MAX: Duration = Duration::from_secs(20);
 /// How soon a next hop is to follow what rtnetlink says.
 const FOLLOWED: Duration = Duration::from_secs(1);
 /// How often a change is tried: a process that was not scheduled for long tells nothing.
-const TRIES: usize = 3;
+const TRIES: usize = 5;
 const EXCHANGES: u64 = 20;
 
 /// The way to the peer is for certain ports only. Userspace's question has none: it finds no way.
@@ -182,23 +182,28 @@ fn within_a_second(rig: &Rig) {
         for round in &rounds {
             follow(round, || bpf_fs.next_hops(8)[place]);
         }
-        // Once it has followed, nothing goes by the old gateway, and nothing is lost.
         for (change, old) in [(&rounds[0][0], 0), (&rounds[0][1], 1)] {
             take(change, || bpf_fs.next_hops(8)[place]);
-            let forwarded = || topology.routers[old].counter("Ip", "ForwDatagrams");
-            let sent = || relay.metrics().relayed(Direction::ClientToPeer);
-            // The way back is by the second router, whatever the way there.
-            let back = if old == 1 { EXCHANGES } else { 0 };
-            let before = (forwarded(), sent());
-            for number in 0..EXCHANGES {
-                client.send(&number.to_be_bytes());
-                assert_eq!(client.hear(BUSY_MAX), Some(Heard::Data(number.to_be_bytes().to_vec())));
-            }
-            let now = sent();
-            assert_eq!((now.0 - before.1.0, now.1 - before.1.1), (EXCHANGES, 0), "by XDP");
-            assert_eq!(forwarded() - before.0, back, "by the old gateway");
+            none_by_the_old_gateway(&relay, &client, &topology.routers[old], old);
         }
     });
+}
+
+/// Once the next hop has followed, nothing goes by the old gateway, and nothing is lost.
+fn none_by_the_old_gateway(relay: &Relay<'_>, client: &Client, router: &Namespace, old: usize) {
+    let forwarded = || router.counter("Ip", "ForwDatagrams");
+    let sent = || relay.metrics().relayed(Direction::ClientToPeer);
+    // The way back is by the second router, whatever the way there.
+    let back = if old == 1 { EXCHANGES } else { 0 };
+    let before = (forwarded(), sent());
+    for number in 0..EXCHANGES {
+        let data = number.to_be_bytes();
+        client.send(&data);
+        assert_eq!(client.hear(BUSY_MAX), Some(Heard::Data(data.to_vec())));
+    }
+    let now = sent();
+    assert_eq!((now.0 - before.1.0, now.1 - before.1.1), (EXCHANGES, 0), "by XDP");
+    assert_eq!(forwarded() - before.0, back, "by the old gateway");
 }
 
 /// Changes something, and waits until the next hop follows; how long it took.
@@ -209,18 +214,19 @@ fn take(step: &Step<'_>, next_hop: impl Fn() -> NextHop) -> Duration {
     watch.elapsed()
 }
 
-/// There and back, until both were soon enough once.
+/// There and back, until both were soon enough twice: once may be chance.
 fn follow(round: &[Step<'_>; 2], next_hop: impl Fn() -> NextHop) {
-    let mut best = [Duration::MAX; 2];
+    let mut took = [Vec::new(), Vec::new()];
     for _ in 0..TRIES {
-        for (step, best) in round.iter().zip(&mut best) {
-            *best = take(step, &next_hop).min(*best);
+        for (step, took) in round.iter().zip(&mut took) {
+            took.push(take(step, &next_hop));
         }
-        if best.iter().all(|best| *best < FOLLOWED) {
+        let soon = |took: &Vec<Duration>| took.iter().filter(|took| **took < FOLLOWED).count();
+        if took.iter().all(|took| soon(took) >= 2) {
             return;
         }
     }
-    panic!("{} and back: {best:?} at best", round[0].commands[0]);
+    panic!("{} and back: {took:?}", round[0].commands[0]);
 }
 
 /// Nobody must believe that XDP relays on an interface that is gone.
