@@ -264,6 +264,11 @@ impl Kernel {
         }
     }
 
+    /// Leaves Binding requests to userspace from now on.
+    pub(crate) fn stop_answering(&self) {
+        self.lock().stop_answering();
+    }
+
     /// Takes frames with these tags as those of a VLAN device; whether the kernel has room.
     pub(crate) fn set_vlan(&self, key: LinkKey, station: Station) -> bool {
         let set = self.stations().vlans.insert(Plain(key), Plain(station), 0);

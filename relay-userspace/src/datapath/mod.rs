@@ -17,6 +17,7 @@ mod pod;
 mod rtnl;
 mod slots;
 mod table;
+mod tags;
 mod view;
 
 pub(crate) use attach::{Interface, Mode};

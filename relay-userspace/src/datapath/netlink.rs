@@ -20,11 +20,13 @@ use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
-use tracing::warn;
+use tracing::{debug, warn};
 
+use super::attach::Interface;
 use super::kernel::Kernel;
 use super::next_hops::Change;
 use super::rtnl::{Questions, Via};
+use super::tags;
 use super::view::{self, View};
 
 /// How long route changes are gathered before everything is resolved anew.
@@ -48,6 +50,8 @@ struct Follower {
     vlans: HashMap<LinkKey, Station>,
     /// The interfaces that the kernel's map holds, by place.
     stations: BTreeMap<u32, Station>,
+    /// For interfaces whose frames come without their tags, what changes that.
+    hidden_tags: HashMap<u32, String>,
     /// Those to look up again, in this order.
     due: VecDeque<u16>,
     /// Where the last refresh ended.
@@ -57,13 +61,30 @@ struct Follower {
 /// Serves `changes` and the kernel's events until the relay ends.
 pub(crate) async fn follow(kernel: Arc<Kernel>, mut changes: UnboundedReceiver<Change>) {
     let view = View::new(kernel.attachments().iter().map(|a| a.interface.index).collect());
+    let hidden_tags = hidden_tags(&kernel).await;
     let (vlans, stations, due, refreshed) = Default::default();
-    let mut follower = Follower { kernel, view, vlans, stations, due, refreshed };
+    let mut follower = Follower { kernel, view, vlans, stations, hidden_tags, due, refreshed };
     while let Err(error) = follower.session(&mut changes).await {
         warn!(%error, "netlink: every next hop is resolved anew; userspace relays meanwhile");
         follower.forget();
         sleep(RECONNECT).await;
     }
+}
+
+/// The interfaces whose drivers keep tags from XDP, and the commands that change it.
+async fn hidden_tags(kernel: &Kernel) -> HashMap<u32, String> {
+    let mut hidden = HashMap::new();
+    for Interface { name, index } in kernel.attachments().iter().map(|a| &a.interface) {
+        match tags::command_to_show(name).await {
+            Ok(None) => {}
+            Ok(Some(command)) => {
+                debug!(name, command, "the driver keeps VLAN tags from XDP");
+                hidden.insert(*index, command);
+            }
+            Err(error) => debug!(name, %error, "the driver's VLAN offloads are not known"),
+        }
+    }
+    hidden
 }
 
 /// What an event means for the next hops.
@@ -217,6 +238,7 @@ impl Follower {
             stays
         });
         for (key, station) in vlans {
+            self.tell_of_hidden_tags(key.ifindex);
             // One that does not fit is tried again with the next change.
             if self.vlans.get(&key) != Some(&station) && self.kernel.set_vlan(key, station) {
                 self.vlans.insert(key, station);
@@ -224,6 +246,19 @@ impl Follower {
         }
         let changes = self.view.all_changes();
         self.write(changes);
+    }
+
+    /// Tells once of an interface with VLAN devices whose tags XDP does not see.
+    fn tell_of_hidden_tags(&mut self, ifindex: u32) {
+        if let Some(command) = self.hidden_tags.remove(&ifindex) {
+            warn!(
+                command,
+                "a driver takes VLAN tags out of frames before XDP sees them: Binding requests are \
+                 left to userspace, for an answer would leave without its tag; to have XDP answer \
+                 them, and keep VLANs apart, run the command and restart the relay"
+            );
+            self.kernel.stop_answering();
+        }
     }
 
     /// Tells of interfaces with the program that are no more.

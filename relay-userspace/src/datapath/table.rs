@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use aya::Ebpf;
 use relay_common::abi::{Count, Direction, NextHop, Policer};
 use relay_common::addr::{FiveTuple, PeerAddr, RelayedAddr, ServerAddr};
-use relay_common::route;
+use relay_common::route::{self, Entry};
 use relay_turn::{Binding, Permission};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::warn;
@@ -24,7 +24,8 @@ pub(super) struct Table {
     hairpins: Hairpins,
     /// Boxed: a table keeps many places free.
     held: HashMap<FiveTuple, Box<Held>>,
-    answers: u64,
+    /// Routes of Binding requests.
+    answers: Vec<Entry>,
     install_failures: u64,
 }
 
@@ -41,7 +42,7 @@ impl Table {
             means,
             hairpins: Hairpins::default(),
             held: HashMap::new(),
-            answers: 0,
+            answers: Vec::new(),
             install_failures: 0,
         })
     }
@@ -50,8 +51,13 @@ impl Table {
     pub(super) fn answer(&mut self, server: ServerAddr) -> Result<(), DatapathError> {
         let entry = route::answer(server, EPOCH);
         self.means.maps.insert(&[entry]).map_err(DatapathError::Map)?;
-        self.answers += 1;
+        self.answers.push(entry);
         Ok(())
+    }
+
+    /// Leaves Binding requests to userspace from now on.
+    pub(super) fn stop_answering(&mut self) {
+        self.means.maps.remove(&std::mem::take(&mut self.answers));
     }
 
     /// Puts both routes of a binding into the kernel, or moves their deadlines.
@@ -156,7 +162,7 @@ impl Table {
         let pairs = self.means.channels + self.hairpins.composed();
         KernelReport {
             reasons: self.means.maps.reasons(),
-            routes: 2 * pairs + self.means.sends + self.answers,
+            routes: 2 * pairs + self.means.sends + self.answers.len() as u64,
             hairpins: self.hairpins.composed(),
             permissions: self.means.permissions,
             install_failures: self.install_failures,

@@ -27,6 +27,7 @@ pub(crate) const TESTS: &[Test] = &[
     }),
     ("next_hops_follow_within_a_second", &[Namespaces, Xdp], within_a_second),
     ("an_interface_that_goes_is_told", &[Namespaces, Xdp], interface_goes),
+    ("a_driver_that_keeps_tags_from_xdp_is_known", &[Namespaces, Xdp], hidden_tags),
 ];
 
 /// For what takes long only on a busy machine.
@@ -247,4 +248,21 @@ fn interface_goes(rig: &Rig) {
     let told = log.lines().filter(|line| line.contains("the interface is gone"));
     let told: Vec<&str> = told.collect();
     assert!(told.len() == 1 && told[0].contains("peers"), "{log}");
+}
+
+/// Without VLAN devices it is no warning yet; answers stay.
+fn hidden_tags(rig: &Rig) {
+    let topology = Topology::two_armed(Some(rig.object()));
+    topology.relay.output("ethtool", "-K clients rxvlan on");
+    topology.relay.output("ethtool", "-K peers rxvlan off rx-vlan-stag-hw-parse off");
+    let plan = Plan { more: "log.level = \"debug\"", ..Plan::two_armed("native") };
+    let relay = Relay::start(rig, &topology.relay, &plan);
+    let told = |log: &str| {
+        let mut told = log.lines().filter(|line| line.contains("keeps VLAN tags from XDP"));
+        told.next().map(str::to_owned).map(|first| (first, told.count()))
+    };
+    let (line, more) = wait::until("the drivers were asked", BUSY_MAX, || told(&relay.log()));
+    assert!(line.contains("ethtool -K clients rxvlan off") && more == 0, "{}", relay.log());
+    assert!(!relay.log().contains("offloads are not known"), "{}", relay.log());
+    assert_eq!(relay.metrics().value("turnpike_routes"), 2, "answers on both addresses");
 }
