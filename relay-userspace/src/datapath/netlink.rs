@@ -296,8 +296,8 @@ impl Follower {
             let via = questions.route(ends).await?;
             let change = self.view.route(index, via);
             self.write(change);
-            if let Some(Via { ifindex, gateway, .. }) = via
-                && self.view.port(self.view.links.bottom(ifindex)).is_some()
+            if let Some(via @ Via { ifindex, gateway, .. }) = via
+                && self.view.may_ask_for(via)
                 && asked.insert((ifindex, gateway))
             {
                 questions.ask_for(ifindex, gateway).await?;

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use relay_common::abi::{NEXT_HOP_VALID, NextHop};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
+    NeighbourState,
 };
 
 use super::links::{Links, Mac};
@@ -25,6 +26,13 @@ pub(super) struct Change {
     pub(super) value: NextHop,
 }
 
+/// A neighbour whose MAC address can be used.
+struct Neighbour {
+    mac: Mac,
+    /// It is a person's or another program's to keep.
+    is_kept: bool,
+}
+
 /// A next hop in use.
 struct Hop {
     serial: u64,
@@ -36,8 +44,7 @@ struct Hop {
 /// Everything known, and the next hops in use.
 pub(super) struct View {
     pub(super) links: Links,
-    /// Those whose MAC address can be used.
-    neighbours: HashMap<(u32, IpAddr), Mac>,
+    neighbours: HashMap<(u32, IpAddr), Neighbour>,
     hops: HashMap<u16, Hop>,
     /// Interfaces with the program, by their port.
     attached: Vec<u32>,
@@ -90,10 +97,21 @@ impl View {
                 | NeighbourState::Permanent
         );
         match mac(message).filter(|_| is_usable) {
-            Some(mac) => self.neighbours.insert(key, mac),
-            None => self.neighbours.remove(&key),
-        };
+            Some(mac) => {
+                self.neighbours.insert(key, Neighbour { mac, is_kept: is_kept(message) });
+            }
+            None => drop(self.neighbours.remove(&key)),
+        }
         self.changes(|via| (via.ifindex, via.gateway) == key)
+    }
+
+    /// Whether the kernel is to be asked for the neighbour that packets leave by. Not if somebody
+    /// else keeps it: asking would make a permanent entry one that has to be resolved, and take the
+    /// mark from one that a routing daemon learnt.
+    pub(super) fn may_ask_for(&self, via: Via) -> bool {
+        let known = self.neighbours.get(&(via.ifindex, via.gateway));
+        let is_kept = known.is_some_and(|neighbour| neighbour.is_kept);
+        !is_kept && self.port(self.links.bottom(via.ifindex)).is_some()
     }
 
     /// Forgets a neighbour.
@@ -150,7 +168,7 @@ impl View {
         let port = self.port(egress.bottom)?;
         let neighbour = self.neighbours.get(&(via.ifindex, via.gateway))?;
         Some(NextHop {
-            dst_mac: words(*neighbour),
+            dst_mac: words(neighbour.mac),
             src_mac: words(egress.mac),
             ifindex: egress.bottom,
             port,
@@ -174,6 +192,17 @@ fn key(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
         _ => None,
     });
     address.map(|address| (message.header.ifindex, address))
+}
+
+/// Whether a neighbour is not the kernel's own to resolve, or is already asked for by somebody.
+fn is_kept(message: &NeighbourMessage) -> bool {
+    let is_managed = message.attributes.iter().any(|attribute| match attribute {
+        NeighbourAttribute::ExtFlags(flags) => flags.contains(NeighbourExtFlags::Managed),
+        _ => false,
+    });
+    message.header.state == NeighbourState::Permanent
+        || message.header.flags.contains(NeighbourFlags::ExtLearned)
+        || is_managed
 }
 
 fn mac(message: &NeighbourMessage) -> Option<Mac> {
@@ -280,6 +309,31 @@ mod tests {
         assert_eq!(learn(&mut view), [], "neighbours alone say nothing");
         assert_eq!(view.all_changes(), []);
         assert_eq!(gateway(view.route(3, via(9))), 9);
+    }
+
+    #[test]
+    fn neighbours_that_somebody_keeps_are_not_asked_for() {
+        let mut view = view();
+        let via = |ifindex, gateway| Via { ifindex, gateway: ip(gateway), mtu: None };
+        let kept = |message: NeighbourMessage| {
+            let mut view = View::new(vec![5]);
+            view.neighbour(&message);
+            !view.may_ask_for(via(5, 8))
+        };
+        assert!(view.may_ask_for(via(5, 8)) && view.may_ask_for(via(5, 7)), "known or not");
+        assert!(!view.may_ask_for(via(6, 8)), "nothing leaves by this interface");
+        let permanent = neighbour(5, 8, NeighbourState::Permanent);
+        let mut learnt = neighbour(5, 8, NeighbourState::Reachable);
+        learnt.header.flags = NeighbourFlags::ExtLearned;
+        let mut managed = neighbour(5, 8, NeighbourState::Reachable);
+        managed.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+        for message in [permanent.clone(), learnt, managed] {
+            assert!(kept(message));
+        }
+        view.neighbour(&permanent);
+        assert!(!view.may_ask_for(via(5, 8)));
+        view.neighbour(&neighbour(5, 8, NeighbourState::Stale));
+        assert!(view.may_ask_for(via(5, 8)));
     }
 
     /// A tunnel's forwarding table has IP addresses of other tunnel ends in it.

@@ -180,14 +180,31 @@ fn within_a_second(rig: &Rig) {
             ],
             [step(here, "link set way-a down", &invalid), step(here, &up, &by_a)],
         ];
+        let next_hop = || bpf_fs.next_hops(8)[place];
         for round in &rounds {
-            follow(round, || bpf_fs.next_hops(8)[place]);
+            follow(round, next_hop);
         }
+        neighbour_stays(here, &rounds[3], &rounds[2], next_hop);
         for (change, old) in [(&rounds[0][0], 0), (&rounds[0][1], 1)] {
-            take(change, || bpf_fs.next_hops(8)[place]);
+            take(change, next_hop);
             none_by_the_old_gateway(&relay, &client, &topology.routers[old], old);
         }
     });
+}
+
+/// Who set a neighbour by hand keeps it, however often its routes are looked up.
+fn neighbour_stays(
+    here: &Namespace,
+    [set, unset]: &[Step<'_>; 2],
+    [change, back]: &[Step<'_>; 2],
+    next_hop: impl Fn() -> NextHop,
+) {
+    for step in [set, change, back] {
+        take(step, &next_hop);
+    }
+    let shown = here.ip("neigh show 10.77.4.2 dev way-a");
+    assert!(shown.contains("PERMANENT"), "{shown}");
+    take(unset, next_hop);
 }
 
 /// Once the next hop has followed, nothing goes by the old gateway, and nothing is lost.
