@@ -1,11 +1,13 @@
 //! Next hops one by one, as the kernel's own map has them: what userspace does not resolve, how
 //! soon a change is followed, and an interface that goes.
 
+use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use relay_common::abi::{Direction, NEXT_HOP_VALID, NextHop, Reason};
 use relay_common::addr::Family;
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::Test;
@@ -26,6 +28,7 @@ pub(crate) const TESTS: &[Test] = &[
         by_the_kernels_routes(rig, Family::V6);
     }),
     ("next_hops_follow_within_a_second", &[Namespaces, Xdp], within_a_second),
+    ("lost_netlink_events_are_made_good", &[Namespaces, Xdp], lost_events),
     ("an_interface_that_goes_is_told", &[Namespaces, Xdp], interface_goes),
     ("a_driver_that_keeps_tags_from_xdp_is_known", &[Namespaces, Xdp], hidden_tags),
 ];
@@ -121,34 +124,70 @@ fn step<'a>(
     Step { namespace, commands: commands.split("; ").collect(), follows }
 }
 
-/// The kernel's entry is another within a second of the change, not of its announcement: that is
-/// a little stricter.
-fn within_a_second(rig: &Rig) {
-    let (bpf_fs, topology) = (BpfFs::mount(), Topology::two_gateways(rig.object()));
-    let plan = Plan {
+/// For [`Topology::two_gateways`].
+fn two_gateways(bpf_fs: &BpfFs) -> Plan {
+    Plan {
         listen: vec!["10.77.1.1:3478"],
         addresses: vec!["10.77.1.1"],
         interfaces: vec!["clients", "way-a", "way-b"],
         pin: Some(bpf_fs.directory()),
         ..Plan::two_armed("native")
-    };
+    }
+}
+
+/// Where the next hop is that leaves by an interface.
+fn place_of(bpf_fs: &BpfFs, ifindex: u32) -> usize {
+    let hops = bpf_fs.next_hops(8);
+    hops.iter().position(|hop| hop.ifindex == ifindex).expect("a next hop")
+}
+
+/// More events than a socket takes, while nobody reads them, and then one that says what no
+/// look-up of routes would.
+fn lost_events(rig: &Rig) {
+    let (bpf_fs, topology) = (BpfFs::mount(), Topology::two_gateways(rig.object()));
+    let here = &topology.relay;
+    let relay = Relay::start(rig, here, &two_gateways(&bpf_fs));
+    let peer: SocketAddr = PEER.parse().unwrap();
+    let storm = tempfile::NamedTempFile::new().unwrap();
+    let lines = (0..3_000).map(|number| {
+        let (high, low) = (number / 200, number % 200);
+        format!("route add 198.18.{high}.{low}/32 dev way-b\nroute del 198.18.{high}.{low}/32\n")
+    });
+    fs::write(storm.path(), lines.collect::<String>()).unwrap();
+    with_echo(&topology.peer, peer, || {
+        let _client = warmed_up(&relay, &topology, |client| client.bind(peer));
+        let place = place_of(&bpf_fs, index_of(here, "way-a"));
+        relay.signal(Signal::STOP);
+        here.ip(&format!("-batch {}", storm.path().display()));
+        here.ip("neigh replace 10.77.4.2 lladdr 02:00:00:00:00:99 dev way-a nud permanent");
+        relay.signal(Signal::CONT);
+        wait::until("the neighbour is read anew", BUSY_MAX, || {
+            let hop = bpf_fs.next_hops(8)[place];
+            let follows = hop.dst_mac.map(u16::to_ne_bytes).concat() == [2, 0, 0, 0, 0, 0x99];
+            (follows && hop.state == NEXT_HOP_VALID).then_some(())
+        });
+    });
+}
+
+/// The kernel's entry is another within a second of the change, not of its announcement: that is
+/// a little stricter.
+fn within_a_second(rig: &Rig) {
+    let (bpf_fs, topology) = (BpfFs::mount(), Topology::two_gateways(rig.object()));
     let (here, router) = (&topology.relay, &topology.routers[0]);
-    let relay = Relay::start(rig, here, &plan);
+    let relay = Relay::start(rig, here, &two_gateways(&bpf_fs));
     let peer: SocketAddr = PEER.parse().unwrap();
     let [way_a, way_b] = ["way-a", "way-b"].map(|name| index_of(here, name));
     let mac = mac_of(router, "relay");
     with_echo(&topology.peer, peer, || {
         let client = warmed_up(&relay, &topology, |client| client.bind(peer));
-        let hops = bpf_fs.next_hops(8);
-        let place = hops.iter().position(|hop| hop.ifindex == way_a && hop.tag_count == 0);
-        let place = place.expect("the next hop to the peer");
+        let place = place_of(&bpf_fs, way_a);
         let is_valid = |hop: &NextHop| hop.state == NEXT_HOP_VALID;
         let by_a = |hop: &NextHop| is_valid(hop) && hop.ifindex == way_a && hop.mtu == 1500;
         let by_b = |hop: &NextHop| is_valid(hop) && hop.ifindex == way_b;
         let small = |hop: &NextHop| is_valid(hop) && hop.mtu == 400;
         let invalid = |hop: &NextHop| !is_valid(hop);
         let last = |hop: &NextHop| hop.dst_mac[2].to_ne_bytes()[1];
-        let ours = last(&hops[place]);
+        let ours = last(&bpf_fs.next_hops(8)[place]);
         let other = if ours == 0x99 { 0x98 } else { 0x99 };
         let neighbour = |mac: &str, state| {
             format!("neigh replace 10.77.4.2 lladdr {mac} dev way-a nud {state}")
