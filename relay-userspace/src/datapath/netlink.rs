@@ -190,7 +190,9 @@ impl Follower {
             RouteNetlinkMessage::DelLink(link) => {
                 self.view.links.remove(&link);
                 self.write_links();
-                self.look_for_lost();
+                if !self.view.links.has(link.header.index) {
+                    self.lose(link.header.index);
+                }
                 return Effect::Routes;
             }
             RouteNetlinkMessage::NewRoute(_)
@@ -213,7 +215,12 @@ impl Follower {
             self.write(changes);
         }
         self.write_links();
-        self.look_for_lost();
+        // A list that was read while links came and went may lack one.
+        for index in self.view.unknown() {
+            if !questions.has_link(index).await? {
+                self.lose(index);
+            }
+        }
         Ok(())
     }
 
@@ -261,12 +268,11 @@ impl Follower {
         }
     }
 
-    /// Tells of interfaces with the program that are no more.
-    fn look_for_lost(&self) {
-        for attachment in self.kernel.attachments() {
-            if !self.view.links.has(attachment.interface.index) {
-                self.kernel.lose(&attachment.interface);
-            }
+    /// Tells of an interface with the program that is no more.
+    fn lose(&self, index: u32) {
+        let attached = self.kernel.attachments().iter().map(|attachment| &attachment.interface);
+        for interface in attached.filter(|interface| interface.index == index) {
+            self.kernel.lose(interface);
         }
     }
 

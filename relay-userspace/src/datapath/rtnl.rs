@@ -56,6 +56,15 @@ impl Questions {
         all(self.handle.link().get().execute()).await
     }
 
+    /// Whether there is such a link.
+    pub(super) async fn has_link(&self, index: u32) -> io::Result<bool> {
+        match all(self.handle.link().get().match_index(index).execute()).await {
+            Ok(links) => Ok(!links.is_empty()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Every neighbour.
     pub(super) async fn neighbours(&self) -> io::Result<Vec<NeighbourMessage>> {
         all(self.handle.neighbours().get().execute()).await

@@ -147,6 +147,11 @@ impl View {
         (0..).zip(&self.attached).find(|(_, index)| **index == ifindex).map(|(port, _)| port)
     }
 
+    /// Interfaces with the program that no link is known of.
+    pub(super) fn unknown(&self) -> Vec<u32> {
+        self.attached.iter().copied().filter(|index| !self.links.has(*index)).collect()
+    }
+
     fn changes(&mut self, concerned: impl Fn(&Via) -> bool) -> Vec<Change> {
         let concerned = |hop: &Hop| hop.via.as_ref().is_some_and(&concerned);
         let places = self.hops.iter().filter(|(_, hop)| concerned(hop));
@@ -352,5 +357,6 @@ mod tests {
     fn only_interfaces_with_the_program_have_a_port() {
         let view = view();
         assert_eq!([3, 4, 5].map(|index| view.port(index)), [None, Some(0), Some(1)]);
+        assert_eq!(view.unknown(), [4], "nobody said anything of it");
     }
 }

@@ -141,7 +141,7 @@ fn place_of(bpf_fs: &BpfFs, ifindex: u32) -> usize {
     hops.iter().position(|hop| hop.ifindex == ifindex).expect("a next hop")
 }
 
-/// More events than a socket takes, while nobody reads them, and then one that says what no
+/// More events than a socket takes, while nobody reads them, and then some that say what no
 /// look-up of routes would.
 fn lost_events(rig: &Rig) {
     let (bpf_fs, topology) = (BpfFs::mount(), Topology::two_gateways(rig.object()));
@@ -160,11 +160,17 @@ fn lost_events(rig: &Rig) {
         relay.signal(Signal::STOP);
         here.ip(&format!("-batch {}", storm.path().display()));
         here.ip("neigh replace 10.77.4.2 lladdr 02:00:00:00:00:99 dev way-a nud permanent");
+        here.ip("link del way-b");
         relay.signal(Signal::CONT);
         wait::until("the neighbour is read anew", BUSY_MAX, || {
             let hop = bpf_fs.next_hops(8)[place];
             let follows = hop.dst_mac.map(u16::to_ne_bytes).concat() == [2, 0, 0, 0, 0, 0x99];
             (follows && hop.state == NEXT_HOP_VALID).then_some(())
+        });
+        wait::until("the lost interface is told", BUSY_MAX, || {
+            let gone =
+                |line: &str| line.contains("the interface is gone") && line.contains("way-b");
+            relay.log().lines().any(gone).then_some(())
         });
     });
 }
