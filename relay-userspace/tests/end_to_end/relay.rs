@@ -259,6 +259,18 @@ impl<'n> Relay<'n> {
         kill_process(pid, signal).unwrap();
     }
 
+    /// Stops it dead, and waits until every thread of it has stopped.
+    pub(crate) fn halt(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.process.child.id());
+        wait::until("every thread has stopped", START_MAX, || {
+            let mut tasks = fs::read_dir(&tasks).unwrap();
+            let is_stopped = |status: String| status.contains("State:\tT");
+            let read = |path: PathBuf| fs::read_to_string(path.join("status")).unwrap_or_default();
+            tasks.all(|task| is_stopped(read(task.unwrap().path()))).then_some(())
+        });
+    }
+
     /// Sends a signal and waits for the end.
     pub(crate) fn end_by(&mut self, signal: Signal, within: Duration) -> ExitStatus {
         self.signal(signal);
