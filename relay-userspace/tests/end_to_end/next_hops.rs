@@ -157,9 +157,10 @@ fn lost_events(rig: &Rig) {
     with_echo(&topology.peer, peer, || {
         let _client = warmed_up(&relay, &topology, |client| client.bind(peer));
         let place = place_of(&bpf_fs, index_of(here, "way-a"));
+        // The neighbour is no permanent one: a relay that wakes may ask for it before it reads.
         relay.halt();
         here.ip(&format!("-batch {}", storm.path().display()));
-        here.ip("neigh replace 10.77.4.2 lladdr 02:00:00:00:00:99 dev way-a nud permanent");
+        here.ip("neigh replace 10.77.4.2 lladdr 02:00:00:00:00:99 dev way-a nud reachable");
         here.ip("link del way-b");
         relay.signal(Signal::CONT);
         wait::until("the neighbour is read anew", BUSY_MAX, || {
