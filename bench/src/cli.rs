@@ -119,6 +119,12 @@ impl ServerArgs {
         }
     }
 
+    /// As [`ServerArgs::credentials`], for a name of the caller's; only a secret makes them.
+    pub(crate) fn minted_for(&self, name: &str, run_secs: u64) -> Option<Credentials> {
+        let expiry = clock::unix_secs() + run_secs + MINTED_SECS;
+        Some(Credentials::minted(self.secret.as_deref()?, name, expiry))
+    }
+
     /// The first retransmission timeout, nanoseconds.
     pub(crate) fn rto_ns(&self) -> u64 {
         self.rto * MILLISECOND_NS

@@ -128,7 +128,7 @@ fn without_secrets(arguments: impl Iterator<Item = String>) -> String {
             return "***".to_owned();
         }
         let (name, value) = argument.split_once('=').unwrap_or((&argument, ""));
-        if name != "--password" && name != "--secret" {
+        if !["--password", "--secret", "--other-password"].contains(&name) {
             return argument;
         }
         if value.is_empty() {

@@ -9,6 +9,7 @@ mod check;
 mod cli;
 mod clock;
 mod compare;
+mod conform;
 mod flood;
 mod forward;
 mod host;
@@ -41,6 +42,11 @@ enum Command {
     /// Finds out what is wrong with a server, as its clients see it, and what to do about it.
     #[command(after_help = check::CHECK_EXIT_CODES)]
     Check(Box<check::Check>),
+    /// Asks a server, case by case, whether it keeps RFC 8489, RFC 8656 and their companions.
+    #[command(after_help = conform::CONFORM_EXIT_CODES)]
+    Conform(Box<conform::Conform>),
+    /// Prints reports of `conform` side by side, as Markdown.
+    ConformTable(conform::table::ConformTable),
     /// Relays packets at a fixed rate through real allocations to an echo peer and back.
     #[command(after_help = EXIT_CODES)]
     Load(Box<load::Load>),
@@ -69,6 +75,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Alloc(alloc) => alloc.run(),
         Command::Check(check) => check.run(),
+        Command::Conform(conform) => conform.run(),
+        Command::ConformTable(table) => table.run(),
         Command::Load(load) => load.run(),
         Command::Echo(echo) => echo.run(),
         Command::Xdp(xdp) => xdp.run(),

@@ -13,7 +13,7 @@ mod probe;
 mod reach;
 mod scope;
 mod session;
-mod watch;
+pub(crate) mod watch;
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};

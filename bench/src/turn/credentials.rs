@@ -43,6 +43,11 @@ impl Credentials {
         &self.username
     }
 
+    /// The password.
+    pub(crate) fn password(&self) -> &str {
+        &self.password
+    }
+
     /// The answer to a 401 or 438 response; `None` when it lacks REALM or NONCE.
     pub(crate) fn challenged(&self, response: Message<'_>) -> Option<Auth> {
         let nonce = response.attribute(AttributeType::NONCE)?.to_vec();
