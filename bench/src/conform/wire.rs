@@ -405,9 +405,9 @@ mod tests {
     /// RFC 5769 §2.2: the response that signs with a short-term password.
     #[test]
     fn the_response_of_rfc_5769_is_understood() {
-        let text = "0101003c2112a442b7e7a701bc34d686fa87dfae8022000b7465737420766563746f7220\
-                    002000080001a147e112a643000800142b91f599fd9e90c38c7489f92af9ba53f06be7d780280004\
-                    c07d4c96";
+        let text = "0101003c2112a442b7e7a701bc34d686fa87dfae8022000b7465737420766563\
+                    746f7220002000080001a147e112a643000800142b91f599fd9e90c38c7489f9\
+                    2af9ba53f06be7d780280004c07d4c96";
         let bytes: Vec<u8> = (0..text.len() / 2)
             .map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap())
             .collect();
