@@ -22,7 +22,7 @@ mod user;
 mod wire;
 mod world;
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -192,6 +192,7 @@ impl Conform {
             },
             reach: OnceCell::new(),
             next: Cell::new(0),
+            used: RefCell::default(),
         })
     }
 

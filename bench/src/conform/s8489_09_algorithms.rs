@@ -17,6 +17,8 @@ const WHOLE: usize = 32;
 
 /// The rules, in the RFC's order.
 pub(crate) const CASES: &[Case] = &[
+    must(8489, "9.2", "nonce-cookie", "the nonce begins with the cookie, features or not", cookie),
+    must(8489, "9", "after-sha256", "what stands behind that signature is ignored", behind_sha256),
     must(8489, "9.2.1", "algorithms-bit", "who offers algorithms says so in the nonce", bit_set),
     must(8489, "9.2.1", "bit-algorithms", "who says so in the nonce offers algorithms", bit_meant),
     must(8489, "14.11", "well-formed", "PASSWORD-ALGORITHMS is well-formed", well_formed),
@@ -65,6 +67,22 @@ fn offered_this(world: &World, algorithm: u16) -> Result<User<'_>, Verdict> {
         return unsupported(format!("PASSWORD-ALGORITHMS without algorithm {algorithm}"));
     }
     Ok(user)
+}
+
+fn cookie(world: &World) -> Check {
+    // Without it a server claims to be of RFC 5389.
+    match User::new(world)?.challenge.features() {
+        Some(_) => Ok(()),
+        None => unsupported("no nonce cookie: a server of RFC 5389"),
+    }
+}
+
+fn behind_sha256(world: &World) -> Check {
+    let mut user = offered(world)?;
+    let request = choosing(&user, None, None)?
+        .sign_sha256(&user.key(), WHOLE)
+        .with(kind::UNKNOWN_REQUIRED, b"");
+    success(user.ask_with(&request)?).map(drop)
 }
 
 fn bit_set(world: &World) -> Check {

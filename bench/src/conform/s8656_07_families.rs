@@ -105,11 +105,10 @@ fn additional(world: &World) -> Check {
             let right = matches!(code, 440 | 508);
             ensure(right, "ADDRESS-ERROR-CODE of 440 or 508", format!("{code} of {family}"))
         }
-        ([_], None) => unsupported("ADDITIONAL-ADDRESS-FAMILY is ignored"),
-        (all, _) => fail(
-            "two relayed addresses, or one and ADDRESS-ERROR-CODE",
-            format!("{} relayed addresses", all.len()),
-        ),
+        ([one], None) if one.is_ipv4() => unsupported("ADDITIONAL-ADDRESS-FAMILY is ignored"),
+        (all, _) => {
+            fail("two relayed addresses, or one and ADDRESS-ERROR-CODE", format!("just {all:?}"))
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //! A lost datagram is sent again, as RFC 8489 §6.2.1 has it; what must not come is waited for
 //! until something that was sent later has come.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -16,6 +17,8 @@ use crate::turn::credentials::Credentials;
 
 /// Any datagram fits.
 const DATAGRAM_BYTES_MAX: usize = 65_535;
+/// How many ports that were used before the kernel may offer in a row.
+const PORTS_TRIED_MAX: usize = 1000;
 /// How long after something that was sent later, what must not come is still waited for.
 const GRACE_NS: u64 = 150 * MILLISECOND_NS;
 /// How often what must not have an effect is said, lest a lost datagram pass for one.
@@ -41,6 +44,8 @@ pub(crate) struct World {
     pub(crate) reach: OnceCell<Result<IpAddr, String>>,
     /// The next transaction's number.
     pub(crate) next: Cell<u64>,
+    /// Where sockets of this run have been.
+    pub(crate) used: RefCell<HashSet<SocketAddr>>,
 }
 
 /// A socket of this host.
@@ -89,14 +94,21 @@ impl World {
         self.line_at(self.local)
     }
 
-    /// A socket on an address of this host.
+    /// A socket on an address of this host, on a port that no case has had before: a server may
+    /// take a while to forget what it deletes.
     ///
     /// # Errors
     /// What the kernel says.
     pub(crate) fn line_at(&self, ip: IpAddr) -> Result<Line<'_>, Verdict> {
-        let socket = UdpSocket::bind((ip, 0)).map_err(|error| broken(ip, error))?;
-        socket.set_nonblocking(true).map_err(|error| broken(ip, error))?;
-        Ok(Line { world: self, socket })
+        for _ in 0..PORTS_TRIED_MAX {
+            let socket = UdpSocket::bind((ip, 0)).map_err(|error| broken(ip, error))?;
+            let addr = socket.local_addr().map_err(|error| broken(ip, error))?;
+            if self.used.borrow_mut().insert(addr) {
+                socket.set_nonblocking(true).map_err(|error| broken(ip, error))?;
+                return Ok(Line { world: self, socket });
+            }
+        }
+        Err(broken(ip, io::ErrorKind::AddrInUse.into()))
     }
 
     /// A socket that the server reaches as a peer.

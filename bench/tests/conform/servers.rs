@@ -29,7 +29,10 @@ const KNOWN: &[&str] = &["8489-6.3-unknown-method"];
 const COTURN: &[&str] = &["8489-6.3-unknown-method", "8656-5-bind-nothing", "8656-10.2-multicast"];
 
 /// The relayed addresses are the relay's other ones: the client, who is the peer too, finds them.
-fn with_routes(lab: &Lab) {
+fn prepare(lab: &Lab) {
+    // NAT behaviour discovery needs a second address to answer from.
+    lab.relay.ip("address add 10.77.1.3/24 dev clients");
+    lab.relay.ip("address add fd77:1::3/64 dev clients nodad");
     lab.client.ip("route add 10.77.2.0/24 via 10.77.1.1");
     lab.client.ip("route add fd77:2::/64 via fd77:1::1");
 }
@@ -40,6 +43,7 @@ fn turnpike(lab: &Lab, mode: &str) -> Process {
     let text = format!(
         "realm = \"lab.test\"\n\
          [listen]\nudp = [\"10.77.1.1:3478\", \"[fd77:1::1]:3478\"]\n\
+         discovery = [\"10.77.1.1:3478\", \"10.77.1.3:3479\"]\n\
          [relay]\nports = \"49152-65535\"\naddresses = [\"10.77.2.1\", \"fd77:2::1\"]\n\
          [auth]\nusers = {{ alice = \"wonderland\", bob = \"builder\" }}\n\
          [peers]\nallow = [\"10.77.0.0/16\", \"fd77::/16\"]\n\
@@ -79,21 +83,21 @@ fn nothing_else_fails(run: &Run) {
 
 fn userspace() {
     let lab = Lab::plain();
-    with_routes(&lab);
+    prepare(&lab);
     let _relay = turnpike(&lab, "userspace");
     nothing_else_fails(&lab.client.within(|| conform(WORDS)));
 }
 
 fn kernel() {
     let lab = Lab::for_xdp();
-    with_routes(&lab);
+    prepare(&lab);
     let _relay = turnpike(&lab, "native");
     nothing_else_fails(&lab.client.within(|| conform(WORDS)));
 }
 
 fn coturn() {
     let lab = Lab::plain();
-    with_routes(&lab);
+    prepare(&lab);
     let place = tempfile::tempdir().unwrap();
     let words = "-n --listening-ip=10.77.1.1 --listening-ip=fd77:1::1 --relay-ip=10.77.2.1 \
          --relay-ip=fd77:2::1 --listening-port=3478 --min-port=49152 --max-port=65535 \
