@@ -275,6 +275,7 @@ impl Frame for HostFrame {
 /// Maps in the host's memory.
 pub struct HostTables {
     pub config: Config,
+    pub now_ns: u64,
     pub v4: HashMap<RouteKeyV4, Route>,
     pub v6: HashMap<RouteKeyV6, Route>,
     pub permissions_v4: HashMap<PermissionKeyV4, Permission>,
@@ -342,7 +343,7 @@ impl Tables for HostTables {
         self.budgets.get(usize::try_from(index).unwrap()).map(|word| HostWord(word, &self.races))
     }
     fn now_ns(&self) -> u64 {
-        NOW
+        self.now_ns
     }
     fn scratch(&self) -> Option<RefMut<'_, Leaving>> {
         Some(self.scratch.borrow_mut())
@@ -444,6 +445,7 @@ pub fn tables() -> HostTables {
             listen_ports,
             ..Config::default()
         },
+        now_ns: NOW,
         v4: HashMap::new(),
         v6: HashMap::new(),
         next_hops: vec![
