@@ -69,6 +69,17 @@ pub(crate) fn cargo() -> Command {
     command(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
 }
 
+/// What the compiler of this machine builds for, as it names it.
+///
+/// # Errors
+/// There is no compiler.
+pub(crate) fn triple() -> Result<String> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc"));
+    let text = output(command(rustc).arg("-vV"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("host: "));
+    line.map(str::to_owned).context("rustc -vV names no host")
+}
+
 fn is_outer_cargos(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| OUTER_CARGOS.iter().any(|prefix| name.starts_with(prefix)))
 }

@@ -8,10 +8,12 @@ mod bench;
 mod build;
 mod credentials;
 mod dev_config;
+mod fuzz;
 mod host;
 mod kernels;
 mod objects;
 mod run;
+mod sim;
 mod tally;
 mod test;
 mod tidy;
@@ -44,6 +46,10 @@ enum Verb {
     Verify(verify::Args),
     /// Run everything on Debian's kernels as well, in guests with virtio-net
     Kernels(kernels::Args),
+    /// Run the simulation of server and step for many seeds, or show one
+    Sim(sim::Args),
+    /// Build the fuzz targets and run them
+    Fuzz(fuzz::Args),
     /// Find (or get) a toolchain that can build the kernel object
     Toolchain(toolchain::Args),
     /// Check the house rules that the compiler cannot check
@@ -58,6 +64,8 @@ fn main() -> ExitCode {
         Verb::Build(args) => build::main(&args),
         Verb::Verify(args) => verify::main(&args),
         Verb::Kernels(args) => kernels::main(&args),
+        Verb::Sim(args) => sim::main(&args),
+        Verb::Fuzz(args) => fuzz::main(&args),
         Verb::Toolchain(args) => toolchain::main(&args),
         Verb::Tidy => tidy::main(),
     };

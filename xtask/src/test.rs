@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use crate::{
     apt,
     build::{self, Built, Profile},
-    host, kernels,
+    fuzz, host, kernels,
     objects::Warnings,
     tally::{Outcome, Tally},
     tidy,
@@ -34,8 +34,8 @@ pub(crate) struct Args {
     /// Install nothing and build no kernel object: what needs either is skipped
     #[arg(long)]
     quick: bool,
-    /// Run one step (fmt, clippy, tidy, doc, verify, kernels, tests) or one test target of the
-    /// workspace
+    /// Run one step (fmt, clippy, tidy, doc, fuzz, verify, kernels, tests) or one test target of
+    /// the workspace
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
 }
@@ -50,7 +50,8 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
 type Check = (&'static str, fn(Option<&Built>) -> Outcome);
 
 /// What needs neither the kernel object nor the machine's packages.
-const CHECKS: &[Check] = &[("fmt", fmt), ("clippy", clippy), ("tidy", tidy), ("doc", doc)];
+const CHECKS: &[Check] =
+    &[("fmt", fmt), ("clippy", clippy), ("tidy", tidy), ("doc", doc), ("fuzz", fuzz)];
 
 /// A step that looks at what was built.
 type BuiltCheck = (&'static str, fn(&Built) -> Outcome);
@@ -99,7 +100,9 @@ impl Session {
         }
         for &(name, check) in CHECKS {
             if wanted(name) {
-                self.step(name, || check(built.as_ref()));
+                let skip = args.quick && name == "fuzz";
+                let skipped = || Outcome::Skipped("--quick builds no fuzz targets".into());
+                self.step(name, || if skip { skipped() } else { check(built.as_ref()) });
             }
         }
         for &(name, check) in BUILT_CHECKS {
@@ -264,6 +267,10 @@ fn verify(built: &Built) -> Outcome {
 
 fn kernels(built: &Built) -> Outcome {
     kernels::check(built, Install::Allowed).into()
+}
+
+fn fuzz(_built: Option<&Built>) -> Outcome {
+    fuzz::check().into()
 }
 
 fn doc(built: Option<&Built>) -> Outcome {
