@@ -7,6 +7,7 @@ use relay_common::wire::attribute::{self, AttributeType};
 use relay_common::wire::stun::Message;
 
 use crate::allocation::{Allocation, Opening, Refused, Relayed, Stage, Terms};
+use crate::ledger::Seat;
 use crate::peers::Peers;
 use crate::ports::{Parity, Place};
 use crate::reject::Reject;
@@ -78,9 +79,7 @@ impl Turn {
             return Err(self.no_room(&five_tuple));
         }
         // §7.2, check 10: quotas; given back when the seat is dropped.
-        let user = self.charged(request.username);
-        let seat = self.ledger.enter(&self.limits, user, five_tuple.client.ip());
-        let seat = seat.map_err(|quota| self.over(quota, &five_tuple))?;
+        let seat = self.seat(request)?;
         // §7.2, check 11: another server may do better, unless the port is held here.
         let is_new = !matches!(wish, Wish::Reserved(_));
         if is_new {
@@ -122,6 +121,14 @@ impl Turn {
             self.outputs.push_back(Output::OpenRelay { allocation: id, relayed });
         }
         Ok(None)
+    }
+
+    /// What an allocation is charged for, within the quotas.
+    fn seat(&self, request: &Request<'_>) -> Result<Seat, Reject> {
+        let five_tuple = &request.reply_to.five_tuple;
+        let user = self.charged(request.username);
+        let seat = self.ledger.enter(&self.limits, user, five_tuple.client.ip());
+        seat.map_err(|quota| self.over(quota, five_tuple))
     }
 
     /// Takes a port of each family that is wished for: 508 if there is none at all.

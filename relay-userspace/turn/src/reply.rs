@@ -6,14 +6,12 @@ use relay_common::wire::attribute::AttributeType;
 use relay_common::wire::stun::{Class, TransactionId};
 use relay_common::wire::writer::MessageWriter;
 
-use crate::algorithms::Algorithms;
 use crate::allocation::{Refused, Terms};
 use crate::discovery::Discovered;
 use crate::key::Signer;
-use crate::nonce::Nonce;
 use crate::reject::Reject;
 use crate::snapshot::{Code, DropReason, RequestMethod};
-use crate::{AccessTokens, Now, Output, Turn};
+use crate::{Now, Output, Turn};
 
 /// More than any reply takes: the longest carries a realm of 508 bytes and the name of a server, or
 /// SOFTWARE of 509 and the name of a domain; the rest are small.
@@ -64,51 +62,45 @@ impl Turn {
             self.stats.count_dropped(DropReason::RateLimited);
             return;
         }
-        let start = self.arena.len();
         let padding = match answer {
             Ok(Success::Discovered(discovered)) => discovered.padding.unwrap_or(0),
             _ => 0,
         };
-        self.arena.resize(start + REPLY_BYTES_MAX + padding, 0);
+        let mut arena = std::mem::take(&mut self.arena);
+        let start = arena.len();
+        arena.resize(start + REPLY_BYTES_MAX + padding, 0);
+        let written = self.write(now, to, answer, &mut arena[start..]);
+        let is_too_long = to.signer.is_none() && written > REPLY_RATIO_MAX * to.request_bytes;
+        arena.truncate(if is_too_long { start } else { start + written });
+        self.arena = arena;
+        if is_too_long {
+            self.stats.count_dropped(DropReason::Amplification);
+            return;
+        }
+        let bytes = start..start + written;
+        self.outputs.push_back(Output::Reply { five_tuple: to.five_tuple, bytes });
+        let code = answer.as_ref().err().map_or(Code::Success, Reject::code);
+        self.stats.count_request(to.method, code);
+        if let Some(refusal) = answer.as_ref().err().and_then(Reject::refusal) {
+            self.stats.count_refusal(refusal);
+            self.outputs.push_back(Output::Refused(refusal));
+        }
+    }
+
+    /// Writes a response; gives its bytes.
+    fn write(
+        &self,
+        now: Now,
+        to: &ReplyTo,
+        answer: &Result<Success, Reject>,
+        buffer: &mut [u8],
+    ) -> usize {
         let class = if answer.is_ok() { Class::Success } else { Class::Error };
-        let buffer = &mut self.arena[start..];
         let mut writer = MessageWriter::new(buffer, class, to.method.method(), to.transaction);
-        let code = match answer {
-            Ok(success) => {
-                success.write(&mut writer, to.five_tuple);
-                Code::Success
-            }
-            Err(reject) => {
-                let refusal = reject.refusal().filter(|_| to.signer.is_some());
-                let phrase = refusal.map_or(String::new(), |refusal| refusal.to_string());
-                writer.error_code(reject.code().number(), &phrase);
-                match reject {
-                    Reject::Unauthenticated | Reject::StaleNonce => {
-                        let nonce = self.nonces.issue(now.unix_secs, client);
-                        // RFC 7635 §6.1 has it in 401 only; who is stale knows it.
-                        let tokens = self.offers.access_tokens.as_ref();
-                        let tokens = tokens.filter(|_| *reject == Reject::Unauthenticated);
-                        challenge(&mut writer, &self.realm, &nonce, &self.algorithms, tokens);
-                    }
-                    Reject::TryAlternate => {
-                        if let Some(redirect) = &self.offers.redirect {
-                            redirect.write(&mut writer, &to.five_tuple, to.transaction);
-                        }
-                    }
-                    Reject::UnknownAttributes(kinds) => writer.unknown_attributes(kinds),
-                    Reject::BadRequest
-                    | Reject::Forbidden(_)
-                    | Reject::AllocationMismatch
-                    | Reject::AddressFamilyNotSupported
-                    | Reject::WrongCredentials
-                    | Reject::UnsupportedTransport
-                    | Reject::PeerAddressFamilyMismatch
-                    | Reject::Quota(_)
-                    | Reject::InsufficientCapacity => {}
-                }
-                reject.code()
-            }
-        };
+        match answer {
+            Ok(success) => success.write(&mut writer, to.five_tuple),
+            Err(reject) => self.write_error(now, to, reject, &mut writer),
+        }
         if let Some(signer) = to.signer {
             if let Some(software) = &self.offers.software {
                 writer.attribute(AttributeType::SOFTWARE, software.as_bytes());
@@ -118,38 +110,45 @@ impl Turn {
         if to.fingerprint {
             writer.fingerprint();
         }
-        let written = writer.finish().expect("replies are bounded by REPLY_BYTES_MAX");
-        if to.signer.is_none() && written > REPLY_RATIO_MAX * to.request_bytes {
-            self.arena.truncate(start);
-            self.stats.count_dropped(DropReason::Amplification);
-            return;
-        }
-        self.arena.truncate(start + written);
-        let bytes = start..start + written;
-        self.outputs.push_back(Output::Reply { five_tuple: to.five_tuple, bytes });
-        self.stats.count_request(to.method, code);
-        if let Some(refusal) = answer.as_ref().err().and_then(Reject::refusal) {
-            self.stats.count_refusal(refusal);
-            self.outputs.push_back(Output::Refused(refusal));
-        }
+        writer.finish().expect("replies are bounded by REPLY_BYTES_MAX")
     }
-}
 
-/// What a client needs to prove who it is (RFC 8489 §9.2.4, RFC 7635 §6.1).
-fn challenge(
-    writer: &mut MessageWriter<'_>,
-    realm: &str,
-    nonce: &Nonce,
-    algorithms: &Algorithms,
-    tokens: Option<&AccessTokens>,
-) {
-    writer.attribute(AttributeType::REALM, realm.as_bytes());
-    writer.attribute(AttributeType::NONCE, nonce.as_slice());
-    if let Some(list) = algorithms.list() {
-        writer.attribute(AttributeType::PASSWORD_ALGORITHMS, list);
-    }
-    if let Some(tokens) = tokens {
-        writer.attribute(AttributeType::THIRD_PARTY_AUTHORIZATION, tokens.server_name());
+    fn write_error(&self, now: Now, to: &ReplyTo, reject: &Reject, writer: &mut MessageWriter<'_>) {
+        let refusal = reject.refusal().filter(|_| to.signer.is_some());
+        let phrase = refusal.map_or(String::new(), |refusal| refusal.to_string());
+        writer.error_code(reject.code().number(), &phrase);
+        match reject {
+            // What a client needs to prove who it is (RFC 8489 §9.2.4).
+            Reject::Unauthenticated | Reject::StaleNonce => {
+                let nonce = self.nonces.issue(now.unix_secs, to.five_tuple.client);
+                writer.attribute(AttributeType::REALM, self.realm.as_bytes());
+                writer.attribute(AttributeType::NONCE, nonce.as_slice());
+                if let Some(list) = self.algorithms.list() {
+                    writer.attribute(AttributeType::PASSWORD_ALGORITHMS, list);
+                }
+                // RFC 7635 §6.1 has it in 401 only; who is stale knows it.
+                let tokens = self.offers.access_tokens.as_ref();
+                if let Some(tokens) = tokens.filter(|_| *reject == Reject::Unauthenticated) {
+                    let name = tokens.server_name();
+                    writer.attribute(AttributeType::THIRD_PARTY_AUTHORIZATION, name);
+                }
+            }
+            Reject::TryAlternate => {
+                if let Some(redirect) = &self.offers.redirect {
+                    redirect.write(writer, &to.five_tuple, to.transaction);
+                }
+            }
+            Reject::UnknownAttributes(kinds) => writer.unknown_attributes(kinds),
+            Reject::BadRequest
+            | Reject::Forbidden(_)
+            | Reject::AllocationMismatch
+            | Reject::AddressFamilyNotSupported
+            | Reject::WrongCredentials
+            | Reject::UnsupportedTransport
+            | Reject::PeerAddressFamilyMismatch
+            | Reject::Quota(_)
+            | Reject::InsufficientCapacity => {}
+        }
     }
 }
 
