@@ -470,6 +470,7 @@ fn turn_config(
             allocation_packets_per_sec: limits.allocation_packets_per_sec,
             user_bytes_per_sec: limits.user_bytes_per_sec,
             total_bytes_per_sec: limits.total_bytes_per_sec,
+            ..Limits::default()
         },
         offers: offers(config),
         nonce_key: common.nonce_key,

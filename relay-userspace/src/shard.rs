@@ -16,7 +16,7 @@ use relay_common::abi::{Count, Direction};
 use relay_common::addr::{
     ClientAddr, Family, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport,
 };
-use relay_turn::{AllocationId, Fragments, Input, Now, Output, Turn};
+use relay_turn::{AllocationId, Fragments, Input, LookedUp, Now, Output, Turn};
 use tokio::sync::oneshot;
 use tracing::{debug, error};
 
@@ -219,7 +219,7 @@ impl Shard {
     /// Executes every output in order. `datagram` is the input's, for the output that sends it
     /// on. What was opened is told afterwards, as an input of its own.
     fn drain(&mut self, now: Now, mut datagram: Option<Datagram>) {
-        let mut opened = Vec::new();
+        let (mut opened, mut unknown) = (Vec::new(), Vec::new());
         let mut whole = None;
         while let Some(output) = self.turn.poll() {
             match output {
@@ -248,6 +248,7 @@ impl Shard {
                 Output::OpenRelay { allocation, relayed } => {
                     opened.push((allocation, relayed.family(), self.open(allocation, relayed)));
                 }
+                Output::LookUp { user } => unknown.push(user),
                 Output::Refused(refusal) => self.refusals.tell(now, &refusal),
                 Output::CloseRelay { allocation, family } => self.close(allocation, family),
                 Output::Ended { five_tuple, counts } => self.ended(&five_tuple, counts),
@@ -273,6 +274,10 @@ impl Shard {
                 }
             };
             self.handle(now, input);
+        }
+        for user in unknown {
+            // There is nobody to ask.
+            self.handle(now, Input::LookedUp { user: &user, answer: &LookedUp::Failed });
         }
     }
 

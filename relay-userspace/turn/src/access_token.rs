@@ -148,11 +148,13 @@ fn left(unix_secs: u64, issued: u64, lifetime_secs: u32) -> Option<u32> {
 
 impl Turn {
     /// The lifetime that a request gets, seconds, at least 1: not more than what is left of its
-    /// token (RFC 7635 §9).
+    /// token (RFC 7635 §9), or with `strict_expiry` of its time-limited credentials.
     pub(crate) fn lifetime_secs(&self, request: &Request<'_>, asked: Option<u32>) -> u32 {
         let lifetime_secs = self.limits.lifetime_secs(asked);
-        request.token.map_or(lifetime_secs, |token| {
-            let left = token.ends_unix_secs.saturating_sub(request.now.unix_secs);
+        let token_end = request.token.map(|token| token.ends_unix_secs);
+        let end = token_end.or_else(|| self.strict_end(&request.username));
+        end.map_or(lifetime_secs, |end| {
+            let left = end.saturating_sub(request.now.unix_secs);
             lifetime_secs.min(u32::try_from(left).unwrap_or(u32::MAX)).max(1)
         })
     }

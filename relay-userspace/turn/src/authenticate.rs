@@ -161,7 +161,7 @@ impl Turn {
         let key = self
             .users
             .passwords(now.unix_secs, &username)
-            .map(|password| Key::new(choice.algorithm, &username, &self.realm, &password))
+            .filter_map(|secret| secret.key_of(choice.algorithm, &username, &self.realm))
             .find(is_right)?;
         let key_kind = match choice.algorithm {
             PasswordAlgorithm::Md5 => KeyKind::Md5,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use relay_common::wire::channel_data::ChannelRange;
 
-use crate::{Credentials, Ledger, Offers, Policy};
+use crate::{Credentials, Ledger, LookUps, Offers, Policy};
 
 /// Everything a [`crate::Turn`] is told at start.
 #[derive(Clone, Debug)]
@@ -104,6 +104,10 @@ pub struct Limits {
     pub user_bytes_per_sec: u64,
     /// The same for all allocations of all state machines.
     pub total_bytes_per_sec: u64,
+    /// Whether no allocation outlives the time-limited credentials it was made or refreshed with.
+    pub strict_expiry: bool,
+    /// How users are looked up elsewhere; `None`: they are not.
+    pub look_ups: Option<LookUps>,
 }
 
 impl Default for Limits {
@@ -125,6 +129,8 @@ impl Default for Limits {
             allocation_packets_per_sec: 0,
             user_bytes_per_sec: 0,
             total_bytes_per_sec: 0,
+            strict_expiry: false,
+            look_ups: None,
         }
     }
 }

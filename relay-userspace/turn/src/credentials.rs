@@ -1,7 +1,8 @@
 //! Long-term credentials (RFC 8489 §9.2): static users, and time-limited ones whose password is
 //! derived from a secret shared with an application server (the "TURN REST API").
 //!
-//! Owns who there is and which password is theirs. Does not know keys, nonces, methods or error
+//! Owns who there is, which password is theirs and how long. Who is looked up elsewhere is
+//! `look_up.rs`. Does not know keys, nonces, methods or error
 //! responses.
 
 use std::collections::BTreeMap;
@@ -14,25 +15,99 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 use zeroize::Zeroizing;
 
-use crate::key::userhash;
+use crate::Turn;
+use crate::algorithms::PasswordAlgorithm;
+use crate::key::{Key, userhash};
+use crate::look_up::Directory;
 
-/// Who may allocate. Printing it shows how many there are, never who or with what.
+/// What a user proves to know. Shown to nobody, and wiped when dropped.
+#[derive(Clone)]
+pub enum Secret {
+    /// The password.
+    Password(Zeroizing<String>),
+    /// The key in its place: MD5 of user name, realm and password (RFC 8489 §9.2.2).
+    Key(Zeroizing<[u8; 16]>),
+}
+
+impl Secret {
+    /// A key as it is written: 32 hexadecimal digits. `None` if it is anything else.
+    #[must_use]
+    pub fn key(digits: &str) -> Option<Self> {
+        let mut key = Zeroizing::new([0; 16]);
+        if digits.len() != 2 * key.len() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        for (byte, at) in key.iter_mut().zip((0..digits.len()).step_by(2)) {
+            *byte = u8::from_str_radix(digits.get(at..at + 2)?, 16).ok()?;
+        }
+        Some(Self::Key(key))
+    }
+
+    /// The key of the user who has it. `None`: one made by MD5 serves no other algorithm.
+    pub(crate) fn key_of(
+        &self,
+        algorithm: PasswordAlgorithm,
+        user: &[u8],
+        realm: &str,
+    ) -> Option<Key> {
+        match (self, algorithm) {
+            (Self::Password(password), _) => Some(Key::new(algorithm, user, realm, password)),
+            (Self::Key(key), PasswordAlgorithm::Md5) => Key::from_slice(&**key),
+            (Self::Key(_), PasswordAlgorithm::Sha256) => None,
+        }
+    }
+}
+
+impl From<String> for Secret {
+    /// A password.
+    fn from(password: String) -> Self {
+        Self::Password(Zeroizing::new(password))
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Password(a), Self::Password(b)) => **a == **b,
+            (Self::Key(a), Self::Key(b)) => **a == **b,
+            (Self::Password(_), Self::Key(_)) | (Self::Key(_), Self::Password(_)) => false,
+        }
+    }
+}
+
+impl Eq for Secret {}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Who may allocate. Printing it shows how many there are, never who or with what. A clone shares
+/// what it holds, so that every state machine of a server can have one.
 #[derive(Clone, Default)]
 pub struct Credentials {
-    users: Vec<(String, Zeroizing<String>)>,
-    secrets: Vec<Zeroizing<String>>,
+    users: Arc<BTreeMap<Box<[u8]>, Secret>>,
+    secrets: Arc<[Zeroizing<String>]>,
     /// The static users' names by their USERHASH.
     userhashes: Arc<BTreeMap<[u8; 32], Box<[u8]>>>,
 }
 
 impl Credentials {
-    /// Static users with their passwords (of two of the same name, the last counts), and any
-    /// number of secrets, each good for time-limited user names: `expiry` or `expiry:anything`,
-    /// with the seconds since 1970 at which it ends, and base64 of HMAC-SHA1(secret, user name)
-    /// as the password. A static user of such a name is a static user.
+    /// Static users with their passwords (of two of the same name, the last counts), and
+    /// any number of secrets, each good for time-limited user names: `expiry` or
+    /// `expiry:anything`, with the seconds since 1970 at which it ends, and base64 of
+    /// HMAC-SHA1(secret, user name) as the password. A static user of such a name is a static
+    /// user.
     pub fn new(users: impl IntoIterator<Item = (String, String)>, secrets: Vec<String>) -> Self {
+        Self::of(users.into_iter().map(|(name, password)| (name, password.into())), secrets)
+    }
+
+    /// The same with a password or a key for each user.
+    pub fn of(users: impl IntoIterator<Item = (String, Secret)>, secrets: Vec<String>) -> Self {
+        let user = |(name, secret): (String, Secret)| (name.into_bytes().into(), secret);
         Self {
-            users: users.into_iter().map(|(name, password)| (name, password.into())).collect(),
+            users: Arc::new(users.into_iter().map(user).collect()),
             secrets: secrets.into_iter().map(Zeroizing::new).collect(),
             userhashes: Arc::default(),
         }
@@ -42,8 +117,8 @@ impl Credentials {
     /// nobody but its client knows it.
     #[must_use]
     pub fn with_userhashes(self, realm: &str) -> Self {
-        let names = self.users.iter().map(|(name, _)| name.as_bytes());
-        let userhashes = names.map(|name| (userhash(name, realm), name.into())).collect();
+        let names = self.users.keys();
+        let userhashes = names.map(|name| (userhash(name, realm), name.clone())).collect();
         Self { userhashes: Arc::new(userhashes), ..self }
     }
 }
@@ -54,46 +129,73 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// [`Credentials`], to be asked by name.
+/// [`Credentials`] and whom a look-up found, to be asked by name.
 pub(crate) struct Users {
-    passwords: BTreeMap<Box<[u8]>, Zeroizing<String>>,
-    secrets: Vec<Zeroizing<String>>,
-    userhashes: Arc<BTreeMap<[u8; 32], Box<[u8]>>>,
+    pub(crate) credentials: Credentials,
+    /// Who is looked up elsewhere; `None`: nobody.
+    pub(crate) directory: Option<Directory>,
 }
 
 impl Users {
-    pub(crate) fn new(credentials: &Credentials) -> Self {
-        let user = |(name, password): &(String, Zeroizing<String>)| {
-            (Box::from(name.as_bytes()), password.clone())
-        };
-        Self {
-            passwords: credentials.users.iter().map(user).collect(),
-            secrets: credentials.secrets.clone(),
-            userhashes: Arc::clone(&credentials.userhashes),
-        }
+    pub(crate) fn new(credentials: &Credentials, directory: Option<Directory>) -> Self {
+        Self { credentials: credentials.clone(), directory }
     }
 
-    /// Whether the name is that of a static user.
+    /// Whether the name is not a time-limited one, whatever it looks like.
     pub(crate) fn is_static(&self, user: &[u8]) -> bool {
-        self.passwords.contains_key(user)
+        self.expiry(user).is_none()
     }
 
     /// The user name behind a USERHASH.
     pub(crate) fn name_of(&self, userhash: &[u8]) -> Option<&[u8]> {
-        self.userhashes.get(userhash).map(|name| &**name)
+        self.credentials.userhashes.get(userhash).map(|name| &**name)
     }
 
-    /// The passwords that the user may have now, each made when it is asked for: the only one of a
-    /// static user, one of each secret for a time-limited name, none for anybody else.
+    /// What the user may know now, each made when it is asked for: one password or key of a
+    /// static user or of one that was looked up, one password of each secret for a time-limited
+    /// name, none for anybody else.
     pub(crate) fn passwords<'a>(
         &'a self,
         unix_secs: u64,
         user: &'a [u8],
-    ) -> impl Iterator<Item = Zeroizing<String>> + 'a {
-        let known = self.passwords.get(user);
-        let is_in_time = known.is_none() && expiry(user).is_some_and(|expiry| unix_secs < expiry);
-        let secrets = if is_in_time { self.secrets.as_slice() } else { &[] };
-        known.cloned().into_iter().chain(secrets.iter().map(|secret| rest_password(secret, user)))
+    ) -> impl Iterator<Item = Secret> + 'a {
+        let expiry = self.expiry(user);
+        let is_in_time = expiry.is_some_and(|expiry| unix_secs < expiry);
+        let secrets = if is_in_time { &*self.credentials.secrets } else { &[] };
+        let found = || self.directory.as_ref()?.found(unix_secs, user);
+        let known =
+            self.credentials.users.get(user).or_else(|| found().filter(|_| expiry.is_none()));
+        let derived = secrets.iter().map(|secret| Secret::Password(rest_password(secret, user)));
+        known.cloned().into_iter().chain(derived)
+    }
+
+    /// Whether it is known here who the user is, or is not.
+    pub(crate) fn is_decided(&self, unix_secs: u64, user: &[u8]) -> bool {
+        let directory = self.directory.as_ref();
+        self.credentials.users.contains_key(user)
+            || self.expiry(user).is_some()
+            || directory.is_none_or(|directory| directory.remembers(unix_secs, user))
+    }
+
+    /// When the credentials of a time-limited name end, seconds since 1970; `None` for others.
+    /// Without a secret, no name is a time-limited one.
+    fn expiry(&self, user: &[u8]) -> Option<u64> {
+        let is_other =
+            self.credentials.secrets.is_empty() || self.credentials.users.contains_key(user);
+        if is_other { None } else { expiry(user) }
+    }
+}
+
+impl Turn {
+    /// Takes other credentials from now on. Allocations stay; their next request is judged by the
+    /// new ones.
+    pub fn replace_credentials(&mut self, credentials: Credentials) {
+        self.users.credentials = credentials;
+    }
+
+    /// When `strict_expiry` ends the allocations of a user, seconds since 1970.
+    pub(crate) fn strict_end(&self, user: &[u8]) -> Option<u64> {
+        self.limits.strict_expiry.then(|| self.users.expiry(user)).flatten()
     }
 }
 
@@ -117,12 +219,13 @@ mod tests {
     use super::*;
 
     fn accepted(users: &Users, unix_secs: u64, user: &str, password: &str) -> bool {
-        users.passwords(unix_secs, user.as_bytes()).any(|good| *good == password)
+        let password = Secret::from(password.to_owned());
+        users.passwords(unix_secs, user.as_bytes()).any(|good| good == password)
     }
 
     fn users() -> Users {
         let users = [("bob".to_owned(), "pw".to_owned()), ("77:x".to_owned(), "pw".to_owned())];
-        Users::new(&Credentials::new(users, vec!["old".to_owned(), "new".to_owned()]))
+        Users::new(&Credentials::new(users, vec!["old".to_owned(), "new".to_owned()]), None)
     }
 
     #[test]
@@ -156,5 +259,31 @@ mod tests {
         let users = [("bob".to_owned(), "hush".to_owned())];
         let credentials = Credentials::new(users, vec!["hush".to_owned()]);
         assert_eq!(format!("{credentials:?}"), "Credentials(1 users, 1 secrets)");
+        assert_eq!(format!("{:?}", Secret::from("hush".to_owned())), "Secret(..)");
+    }
+
+    #[test]
+    fn a_key_is_as_good_as_the_password_it_is_made_of() {
+        // turnadmin -k -u user -r realm -p pass
+        let md5 = PasswordAlgorithm::Md5;
+        let key = Secret::key("8493fbc53ba582fb4c044c456bdc40eb").unwrap();
+        let password = Secret::from("pass".to_owned());
+        assert_eq!(key.key_of(md5, b"user", "realm"), password.key_of(md5, b"user", "realm"));
+        assert!(key.key_of(PasswordAlgorithm::Sha256, b"user", "realm").is_none());
+        assert_ne!(key, password);
+        let digits = "8493FBC53BA582FB4C044C456BDC40EB";
+        assert_eq!(Secret::key(digits), Some(key), "either case");
+        for wrong in ["", &digits[1..], &format!("{digits}0"), &digits.replace('F', "G"), "+é"] {
+            assert_eq!(Secret::key(wrong), None, "{wrong}");
+        }
+        assert_eq!(Secret::key(&format!("+{}", &digits[1..])), None, "no sign");
+    }
+
+    #[test]
+    fn without_a_secret_no_name_is_a_time_limited_one() {
+        let none = Users::new(&Credentials::default(), None);
+        assert_eq!(none.expiry(b"100:a"), None);
+        assert_eq!(users().expiry(b"100:a"), Some(100));
+        assert_eq!(users().expiry(b"77:x"), None, "a static user");
     }
 }

@@ -8,7 +8,7 @@ use relay_common::addr::{Family, FiveTuple, PeerAddr, RelayedAddr};
 use relay_common::wire::attribute::Icmp;
 use relay_common::wire::channel_data::ChannelNumber;
 
-use crate::{Denial, Quota};
+use crate::{Denial, LookedUp, Quota};
 
 /// The time, read once by the driver for each input.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -73,6 +73,13 @@ pub enum Input<'a> {
         /// Which of its addresses.
         family: Family,
     },
+    /// The answer to [`Output::LookUp`].
+    LookedUp {
+        /// Whom it is about.
+        user: &'a [u8],
+        /// What it is.
+        answer: &'a LookedUp,
+    },
     /// The time of [`crate::Turn::deadline`] has come.
     Deadline,
 }
@@ -130,6 +137,12 @@ pub enum Output {
         five_tuple: FiveTuple,
         /// What was relayed for it here, not by the datapath, in order of [`Direction`].
         counts: [Count; Direction::ALL.len()],
+    },
+    /// Find out whether there is such a user, and answer with [`Input::LookedUp`], whatever
+    /// happens: requests wait for it.
+    LookUp {
+        /// The name, as the client wrote it: any 1–508 bytes.
+        user: Box<[u8]>,
     },
     /// Tell the datapath to relay both ways by itself, or until when it now may. Client and peer
     /// may be of different families. The peer may have one of our own relayed addresses: such a

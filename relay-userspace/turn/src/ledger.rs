@@ -19,6 +19,7 @@ pub struct Ledger(Arc<Shared>);
 
 struct Shared {
     throttle: Throttle,
+    look_ups: Throttle,
     book: Mutex<Book>,
 }
 
@@ -41,11 +42,20 @@ impl Ledger {
     /// An empty one. `seed` is from the operating system: it hides which sources share a budget.
     #[must_use]
     pub fn new(seed: [u8; 16]) -> Self {
-        Self(Arc::new(Shared { throttle: Throttle::new(seed), book: Mutex::default() }))
+        Self(Arc::new(Shared {
+            throttle: Throttle::new(seed),
+            look_ups: Throttle::new(seed),
+            book: Mutex::default(),
+        }))
     }
 
     pub(crate) fn throttle(&self) -> &Throttle {
         &self.0.throttle
+    }
+
+    /// How often a source may make us look a user up.
+    pub(crate) fn look_ups(&self) -> &Throttle {
+        &self.0.look_ups
     }
 
     /// Counts one more allocation of a user from an address, if the limits let it in.

@@ -35,6 +35,8 @@ pub(crate) enum Reject {
     PeerAddressFamilyMismatch,
     /// 486 or 508: a quota is used up.
     Quota(Quota),
+    /// 500: who the user is cannot be found out now; the client may try again.
+    ServerError,
     /// 508: no port, or a table is full.
     InsufficientCapacity,
 }
@@ -54,6 +56,7 @@ impl Reject {
             Self::UnsupportedTransport => Code::UnsupportedTransport,
             Self::PeerAddressFamilyMismatch => Code::PeerAddressFamilyMismatch,
             Self::Quota(quota) => quota.code(),
+            Self::ServerError => Code::ServerError,
             Self::InsufficientCapacity => Code::InsufficientCapacity,
         }
     }
@@ -74,6 +77,7 @@ impl Reject {
             | Self::UnsupportedTransport
             | Self::PeerAddressFamilyMismatch
             | Self::TryAlternate
+            | Self::ServerError
             | Self::InsufficientCapacity => None,
         }
     }

@@ -147,6 +147,7 @@ impl Turn {
             | Reject::UnsupportedTransport
             | Reject::PeerAddressFamilyMismatch
             | Reject::Quota(_)
+            | Reject::ServerError
             | Reject::InsufficientCapacity => {}
         }
     }

@@ -38,13 +38,15 @@ pub enum Code {
     PeerAddressFamilyMismatch,
     /// 486.
     AllocationQuotaReached,
+    /// 500.
+    ServerError,
     /// 508.
     InsufficientCapacity,
 }
 
 impl Code {
     /// Every code, in the order used for metrics.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Success,
         Self::TryAlternate,
         Self::BadRequest,
@@ -58,6 +60,7 @@ impl Code {
         Self::UnsupportedTransport,
         Self::PeerAddressFamilyMismatch,
         Self::AllocationQuotaReached,
+        Self::ServerError,
         Self::InsufficientCapacity,
     ];
 
@@ -78,6 +81,7 @@ impl Code {
             Self::UnsupportedTransport => "442",
             Self::PeerAddressFamilyMismatch => "443",
             Self::AllocationQuotaReached => "486",
+            Self::ServerError => "500",
             Self::InsufficientCapacity => "508",
         }
     }
@@ -99,6 +103,7 @@ impl Code {
             Self::UnsupportedTransport => 442,
             Self::PeerAddressFamilyMismatch => 443,
             Self::AllocationQuotaReached => 486,
+            Self::ServerError => 500,
             Self::InsufficientCapacity => 508,
         }
     }
@@ -184,6 +189,10 @@ pub enum DropReason {
     Amplification,
     /// A repeated Allocate whose relayed transport address is still being opened.
     AllocationPending,
+    /// A repeated request whose user is still being looked up.
+    LookUpPending,
+    /// A request that cannot wait for its user to be looked up: too many wait, or it is too long.
+    LookUpBusy,
     /// From a client: no allocation on the 5-tuple.
     NoAllocation,
     /// From a peer: the allocation is gone.
@@ -206,7 +215,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order used for metrics.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::NotTurn,
         Self::MalformedStun,
         Self::BadFingerprint,
@@ -218,6 +227,8 @@ impl DropReason {
         Self::RateLimited,
         Self::Amplification,
         Self::AllocationPending,
+        Self::LookUpPending,
+        Self::LookUpBusy,
         Self::NoAllocation,
         Self::StaleAllocation,
         Self::ChannelNumber,
@@ -244,6 +255,8 @@ impl DropReason {
             Self::RateLimited => "rate_limited",
             Self::Amplification => "amplification",
             Self::AllocationPending => "allocation_pending",
+            Self::LookUpPending => "look_up_pending",
+            Self::LookUpBusy => "look_up_busy",
             Self::NoAllocation => "no_allocation",
             Self::StaleAllocation => "stale_allocation",
             Self::ChannelNumber => "channel_number",
@@ -295,6 +308,35 @@ impl IcmpOutcome {
     }
 }
 
+/// How a look-up of a user ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum LookUpOutcome {
+    /// There is such a user.
+    Found,
+    /// There is none.
+    Absent,
+    /// It failed, and what was known before is used for a little longer.
+    Stale,
+    /// It failed: the client was told 500.
+    Failed,
+}
+
+impl LookUpOutcome {
+    /// Every outcome, in the order used for metrics.
+    pub const ALL: [Self; 4] = [Self::Found, Self::Absent, Self::Stale, Self::Failed];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Found => "found",
+            Self::Absent => "absent",
+            Self::Stale => "stale",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// All counts of one [`crate::Turn`], or of several added up. Gauges say how many there are now,
 /// everything else only grows.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -316,6 +358,7 @@ pub struct Snapshot {
     denied: [u64; DeniedBy::ALL.len()],
     over_quota: [u64; Quota::ALL.len()],
     proofs: Proofs,
+    look_ups: [u64; LookUpOutcome::ALL.len()],
 }
 
 impl Snapshot {
@@ -370,6 +413,12 @@ impl Snapshot {
         self.proofs.of(integrity, key)
     }
 
+    /// Look-ups of users.
+    #[must_use]
+    pub const fn look_ups(&self, outcome: LookUpOutcome) -> u64 {
+        self.look_ups[outcome as usize]
+    }
+
     /// Adds what another shard counted.
     pub fn add(&mut self, other: &Self) {
         self.permissions += other.permissions;
@@ -389,6 +438,7 @@ impl Snapshot {
         add_each(&mut self.denied, &other.denied);
         add_each(&mut self.over_quota, &other.over_quota);
         self.proofs.add(&other.proofs);
+        add_each(&mut self.look_ups, &other.look_ups);
     }
 
     pub(crate) const fn allocations_mut(&mut self, _: Transport, family: Family) -> &mut u64 {
@@ -423,6 +473,10 @@ impl Snapshot {
             Refusal::Quota(quota) => self.over_quota[quota as usize] += 1,
         }
     }
+
+    pub(crate) const fn count_look_up(&mut self, outcome: LookUpOutcome) {
+        self.look_ups[outcome as usize] += 1;
+    }
 }
 
 fn add_each(mine: &mut [u64], theirs: &[u64]) {
@@ -456,6 +510,10 @@ mod tests {
             assert_eq!(*by as usize, index);
             assert!(DeniedBy::ALL[..index].iter().all(|other| other.name() != by.name()));
         }
+        for (index, outcome) in LookUpOutcome::ALL.iter().enumerate() {
+            assert_eq!(*outcome as usize, index);
+            assert!(LookUpOutcome::ALL[..index].iter().all(|other| other.name() != outcome.name()));
+        }
         assert_eq!([Family::V4 as usize, Family::V6 as usize], [0, 1]);
     }
 
@@ -473,6 +531,7 @@ mod tests {
         shard.count_refusal(Refusal::Denied(crate::Denial::of(DeniedBy::PortZero)));
         let proof = Proof { integrity: IntegrityKind::Sha256, key: KeyKind::Token };
         shard.count_authenticated(proof);
+        shard.count_look_up(LookUpOutcome::Absent);
         let mut sum = shard.clone();
         sum.add(&shard);
         assert_eq!((sum.permissions, sum.channels, sum.reservations), (2, 4, 6));
@@ -484,5 +543,6 @@ mod tests {
         assert_eq!(sum.icmp(IcmpOutcome::RateLimited), 2);
         assert_eq!((sum.over_quota(Quota::NewPeers), sum.denied(DeniedBy::PortZero)), (2, 2));
         assert_eq!(sum.authenticated(proof.integrity, proof.key), 2);
+        assert_eq!(sum.look_ups(LookUpOutcome::Absent), 2);
     }
 }

@@ -12,6 +12,7 @@ use relay_common::wire::stun::{Class, Fingerprint, Message};
 
 use crate::algorithms::Algorithms;
 use crate::credentials::Users;
+use crate::look_up::Directory;
 use crate::nonce::{Features, Nonces};
 use crate::peers::Peers;
 use crate::police::Rate;
@@ -73,7 +74,7 @@ impl Turn {
         Self {
             limits,
             channel_range: config.channel_range,
-            users: Users::new(&config.credentials),
+            users: Users::new(&config.credentials, limits.look_ups.map(Directory::new)),
             realm: config.realm.clone(),
             nonces: Nonces::new(config.nonce_key, limits.nonce_secs, features),
             algorithms,
@@ -115,6 +116,7 @@ impl Turn {
             Input::RelayFailed { allocation, family } => {
                 self.relay_failed(now, allocation, family);
             }
+            Input::LookedUp { user, answer } => self.looked_up(now, user, answer),
             Input::Deadline => {}
         }
     }
@@ -153,7 +155,7 @@ impl Turn {
         }
     }
 
-    fn client_datagram(&mut self, now: Now, five_tuple: FiveTuple, datagram: &[u8]) {
+    pub(crate) fn client_datagram(&mut self, now: Now, five_tuple: FiveTuple, datagram: &[u8]) {
         match Demux::of(datagram) {
             Demux::ChannelData => self.relay_channel_data(now, &five_tuple, datagram),
             Demux::Stun => self.stun(now, five_tuple, datagram),
@@ -170,6 +172,7 @@ impl Turn {
             return self.stats.count_dropped(DropReason::BadFingerprint);
         }
         match message.class() {
+            Class::Request if self.is_held(now, five_tuple, &message, datagram) => {}
             Class::Request => self.request(now, five_tuple, &message, fingerprint),
             Class::Indication => self.indication(now, &five_tuple, &message),
             Class::Success | Class::Error => {

@@ -1,6 +1,7 @@
 //! RFC 8656, and RFC 8489 that it stands on, one file per section, as data for one `check`.
 #![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
+mod credentials;
 mod random;
 #[path = "../rfc8489/mod.rs"]
 mod rfc8489;
@@ -19,6 +20,7 @@ mod world;
 #[test]
 fn every_error_code_and_every_drop_reason_has_a_test() {
     let tests = [
+        include_str!("credentials.rs"),
         include_str!("s05_general.rs"),
         include_str!("s07_allocate.rs"),
         include_str!("s08_refresh.rs"),

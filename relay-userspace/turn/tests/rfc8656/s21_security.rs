@@ -28,6 +28,8 @@ const NONE: Limits = Limits {
     allocation_packets_per_sec: 0,
     user_bytes_per_sec: 0,
     total_bytes_per_sec: 0,
+    strict_expiry: false,
+    look_ups: None,
 };
 
 #[test]

@@ -12,7 +12,7 @@ use relay_common::addr::Family;
 use relay_common::wire::attribute::{AttributeType, Icmp};
 use relay_common::wire::stun::{Class, Method, TransactionId};
 use relay_common::wire::writer::MessageWriter;
-use relay_turn::{Config, Ledger};
+use relay_turn::{Config, Ledger, LookedUp};
 
 use super::rfc8489::credentials::claim;
 use super::world::{NS_PER_SEC, Opens, REALM, Signed, World, config};
@@ -106,6 +106,15 @@ pub(crate) fn say(world: &mut World, said: &str) -> String {
             let peer = world.addr(peer);
             let allocation = world.clients[*client].allocation.expect("allocated once");
             world.icmp(allocation, peer, Icmp { kind, code, data })
+        }
+        // The answer to a look-up, for the last request of a client.
+        ["find", user, what, "for", client] => {
+            let answer = match *what {
+                "absent" => LookedUp::Absent,
+                "failed" => LookedUp::Failed,
+                password => LookedUp::Found(password.to_owned().into()),
+            };
+            world.answer_look_up(user, &answer, client)
         }
         [client, "sends", bytes, "on", number, options @ ..] => {
             let datagram = channel_data(number, bytes.parse().unwrap(), options);
