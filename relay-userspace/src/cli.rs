@@ -14,6 +14,7 @@ use sha1::Sha1;
 use crate::config::{Config, EXAMPLE, METRICS_DEFAULT, Mode, Pin, Secret};
 use crate::datapath::Pins;
 use crate::overview;
+use crate::store;
 
 /// The version of this binary.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -117,7 +118,7 @@ impl ConfigArgs {
 /// `turnpike credentials`.
 #[derive(Args, Debug)]
 pub(crate) struct CredentialsArgs {
-    /// Configuration file of the relay: its first secret makes the password
+    /// Configuration file of the relay: its first secret, or Redis' newest, makes the password
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Whom the credentials are for; becomes a part of the user name
@@ -138,18 +139,20 @@ impl CredentialsArgs {
     ///
     /// # Errors
     ///
-    /// If the configuration has errors, or no secret.
+    /// If the configuration has errors, or there is no secret.
     pub(crate) fn run(&self, now_unix_secs: u64) -> anyhow::Result<()> {
         let config = Config::load(&self.config)?;
-        let Some(secret) = config.auth.secrets.first() else {
-            bail!(
+        let secret = match (config.auth.listed.secrets.first(), &config.auth.redis) {
+            (Some(secret), _) => secret.clone(),
+            (None, Some(redis)) => store::newest_secret(redis, &config.realm)?,
+            (None, None) => bail!(
                 "{} has no secret to make credentials with; add `secrets` or `secrets_file` \
                  under [auth]",
                 self.config.display()
-            );
+            ),
         };
         let username = format!("{}:{}", now_unix_secs + self.lifetime, self.user);
-        let password = rest_password(secret, &username);
+        let password = rest_password(&secret, &username);
         let servers = serde_json::json!({ "iceServers": [{
             "urls": uris(&config, self.host.as_deref()),
             "username": username,

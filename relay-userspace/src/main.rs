@@ -23,6 +23,7 @@ mod scrape;
 mod serve;
 mod shard;
 mod sockets;
+mod store;
 
 use std::process::ExitCode;
 

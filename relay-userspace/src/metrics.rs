@@ -3,6 +3,8 @@
 //! The only module that knows the `prometheus` crate. Owns no counter: every scrape renders the
 //! integers that it is handed, so that all values are live. Never a user or an address as a label.
 
+mod credentials;
+
 use std::sync::{Mutex, PoisonError};
 
 use prometheus::{
@@ -15,6 +17,7 @@ use relay_turn::{
 };
 
 use crate::shard::Report;
+use crate::store;
 
 /// The media type of what [`Exporter::render`] returns.
 pub(crate) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -45,6 +48,8 @@ pub(crate) struct Sample {
     pub(crate) kernel_permissions: u64,
     /// Bindings and permissions that could not be put into the kernel, since start.
     pub(crate) route_install_failures: u64,
+    /// What is counted of users and secrets.
+    pub(crate) store: store::Sample,
     /// Packets by the logarithm of the nanoseconds that the kernel program took for them; `None`
     /// when it does not measure.
     pub(crate) times: Option<[u64; TIMES_BUCKETS as usize]>,
@@ -122,6 +127,8 @@ impl Exporter {
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text).expect("the families are well-formed");
         text.extend(sample.times.iter().flat_map(times).flat_map(String::into_bytes));
+        let redis = sample.store.redis.iter();
+        text.extend(redis.flat_map(credentials::asking).flat_map(String::into_bytes));
         text
     }
 
@@ -133,6 +140,7 @@ impl Exporter {
         drops(&page, &sum);
         relayed(&page, &sum.turn, &xdp);
         datapath(&page, sample, &xdp);
+        credentials::show(&page, &sample.store, &sum.turn);
         let up = page.gauges("turnpike_shard_up", "Whether the shard answered.", &["shard"]);
         for (index, shard) in sample.shards.iter().enumerate() {
             set(&up, &[&index.to_string()], u64::from(shard.is_some()));
@@ -342,6 +350,8 @@ fn signed(value: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use relay_turn::LookUpOutcome;
+
     use super::*;
 
     const PROCESS: Process = Process { version: "1.2.3", commit: "abc", started_unix_secs: 77 };
@@ -372,6 +382,7 @@ mod tests {
             hairpins: 7,
             kernel_permissions: 8,
             route_install_failures: 6,
+            store: store::Sample { users: 9, secrets: 10, ..store::Sample::default() },
             times: None,
         }
     }
@@ -405,6 +416,17 @@ mod tests {
         assert_eq!(value(&text, &format!("{TIMES_METRIC}_count")), 121);
     }
 
+    #[test]
+    fn redis_is_shown_only_when_it_is_asked() {
+        let exporter = Exporter::new(PROCESS);
+        assert!(!render(&exporter, &sample()).contains("redis"));
+        let redis = store::RedisSample { is_up: true, ..store::RedisSample::default() };
+        let store = store::Sample { redis: Some(redis), ..store::Sample::default() };
+        let text = render(&exporter, &Sample { store, ..sample() });
+        assert_eq!(value(&text, "turnpike_redis_up"), 1);
+        assert_eq!(value(&text, "turnpike_redis_seconds_count"), 0);
+    }
+
     /// All series that are not zero, but for the verdicts.
     const GOLDEN: &str = r#"
 # HELP process_start_time_seconds Start time since 1970.
@@ -420,6 +442,12 @@ turnpike_build_info{commit="abc",version="1.2.3"} 1
 # HELP turnpike_channels Channel bindings of all allocations.
 # TYPE turnpike_channels gauge
 turnpike_channels 4
+# HELP turnpike_credentials Users and secrets that are known without a look-up.
+# TYPE turnpike_credentials gauge
+turnpike_credentials{kind="secrets"} 10
+turnpike_credentials{kind="users"} 9
+# HELP turnpike_credentials_reloads_total Files read again, by what became of it.
+# TYPE turnpike_credentials_reloads_total counter
 # HELP turnpike_datapath_mode 1 for the mode in which the interface relays, 0 for the others.
 # TYPE turnpike_datapath_mode gauge
 turnpike_datapath_mode{interface="eth0",mode="native"} 1
@@ -434,6 +462,8 @@ turnpike_hairpins 7
 # HELP turnpike_kernel_permissions Permissions in the kernel.
 # TYPE turnpike_kernel_permissions gauge
 turnpike_kernel_permissions 8
+# HELP turnpike_look_ups_total Look-ups of users, by how they ended.
+# TYPE turnpike_look_ups_total counter
 # HELP turnpike_next_hops Next hops, by whether packets can be sent to them.
 # TYPE turnpike_next_hops gauge
 turnpike_next_hops{state="resolved"} 3
@@ -507,6 +537,10 @@ turnpike_shard_up{shard="1"} 1
         }
         for reason in DropReason::ALL {
             let series = format!("turnpike_userspace_drops_total{{reason=\"{}\"}}", reason.name());
+            assert_eq!(value(&text, &series), 0);
+        }
+        for outcome in LookUpOutcome::ALL {
+            let series = format!("turnpike_look_ups_total{{outcome=\"{}\"}}", outcome.name());
             assert_eq!(value(&text, &series), 0);
         }
         for outcome in IcmpOutcome::ALL {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use relay_common::abi::{Count, Reason};
+use relay_turn::Credentials;
 use rustix::fd::OwnedFd;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -17,6 +18,7 @@ use crate::admin::{Health, Report};
 use crate::datapath::{Interface, Kernel, Mode};
 use crate::metrics::{self, InterfaceMode, Sample};
 use crate::shard::{self, Command};
+use crate::store::Status;
 
 /// How long a shard may take to answer; it answers between two rounds of packets.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
@@ -52,6 +54,7 @@ pub(crate) struct Relay {
     kernel: Option<Arc<Kernel>>,
     /// Interfaces whose packets are relayed by sockets, when there is no kernel datapath.
     userspace: Vec<Interface>,
+    status: Arc<Status>,
 }
 
 impl Relay {
@@ -59,8 +62,28 @@ impl Relay {
         (shards, threads): (Vec<ShardHandle>, Vec<JoinHandle<()>>),
         kernel: Option<Arc<Kernel>>,
         userspace: Vec<Interface>,
+        status: Status,
     ) -> Self {
-        Self { shards, threads: Mutex::new(threads), kernel, userspace }
+        let status = Arc::new(status);
+        Self { shards, threads: Mutex::new(threads), kernel, userspace, status }
+    }
+
+    /// What is counted of users and secrets.
+    pub(crate) fn status(&self) -> Arc<Status> {
+        self.status.clone()
+    }
+
+    /// Gives a command to one shard, if it still lives.
+    pub(crate) fn tell(&self, shard: usize, command: Command) {
+        // One that is gone asks for nothing more.
+        let _ = self.shards.get(shard).and_then(|shard| shard.tell(command));
+    }
+
+    /// Gives every shard other credentials.
+    pub(crate) fn replace_credentials(&self, credentials: &Credentials) {
+        for shard in 0..self.shards.len() {
+            self.tell(shard, Command::Credentials(credentials.clone()));
+        }
     }
 
     /// How many shards there are.
@@ -84,6 +107,7 @@ impl Relay {
             shards: reports,
             xdp: Some([Count::default(); Reason::ALL.len()]),
             interfaces: self.interfaces(),
+            store: self.status.sample(),
             ..Sample::default()
         };
         if let Some(kernel) = &self.kernel {

@@ -16,7 +16,8 @@ use anyhow::{Context, anyhow, bail};
 use relay_common::addr::{Family, ServerAddr};
 use relay_common::wire::channel_data::ChannelRange;
 use relay_turn::{
-    AccessTokens, Credentials, Ledger, Limits, Offers, Policy, RelayAddress, Rules, TokenKey, Turn,
+    AccessTokens, Credentials, Ledger, Limits, LookUps, Offers, Policy, RelayAddress, Rules,
+    TokenKey, Turn,
 };
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -38,6 +39,7 @@ use crate::metrics::{Exporter, Process};
 use crate::scrape::{Relay, ShardHandle};
 use crate::shard;
 use crate::sockets::{self, Sharing};
+use crate::store::{self, Asks, Status};
 
 /// How often a listening address that is in use is tried again: for two seconds and a half. After
 /// a kill it is free within some 10 ms on an idle machine.
@@ -72,6 +74,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     raise_descriptor_limit(&config, &place);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let hangup = signal(SignalKind::hangup())?;
 
     let admin = config.metrics_listen.map(Admin::bind).transpose()?;
     let kernel = load_kernel(&config, &place)?;
@@ -79,18 +82,25 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     let _pins = kernel.as_ref().and_then(|(kernel, _)| kernel.take_pins());
     let (ended, mut shard_ended) = unbounded_channel();
     let kernel_ref = kernel.as_ref().map(|(kernel, _)| kernel);
-    let shards = start_shards(&config, &place, kernel_ref, &ended)?;
+    let (asks, asked) = store::channel();
+    let realm = config.offers.userhash.then_some(config.realm.as_str());
+    let credentials = store::credentials(&config.auth.listed, &[], realm);
+    let shards = start_shards(&config, &place, kernel_ref, (&credentials, &asks), &ended)?;
+    drop(asks);
     let userspace = match &kernel {
         Some(_) => Vec::new(),
         None => place.interfaces.clone(),
     };
-    let relay = Arc::new(Relay::new(shards, kernel.as_ref().map(|(k, _)| k.clone()), userspace));
+    let kernel_ref = kernel.as_ref().map(|(kernel, _)| kernel.clone());
+    let relay = Relay::new(shards, kernel_ref, userspace, Status::new(&config.auth));
+    let relay = Arc::new(relay);
     if let Some((kernel, changes)) = kernel {
         if let Some(log) = kernel.take_log() {
             tokio::spawn(datapath::forward_log(log));
         }
         tokio::spawn(datapath::follow(kernel, changes));
     }
+    store::start(&config, credentials, relay.clone(), asked, hangup).await;
     let metrics = admin.map(|admin| {
         let exporter = Exporter::new(Process {
             version: cli::VERSION,
@@ -306,6 +316,7 @@ fn start_shards(
     config: &Config,
     place: &Place,
     kernel: Option<&Arc<Kernel>>,
+    (credentials, asks): (&Credentials, &Asks),
     ended: &UnboundedSender<u32>,
 ) -> anyhow::Result<(Vec<ShardHandle>, Vec<thread::JoinHandle<()>>)> {
     let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -313,7 +324,7 @@ fn start_shards(
     let wanted = wanted.min(config.limits.allocations_max as usize);
     let slices = port_slices(&config.relay.ports, wanted);
     let count = u32::try_from(slices.len()).context("shards")?;
-    let common = Common::new(config, place)?;
+    let common = Common::new(config, place, credentials.clone())?;
     // All sockets of an address exist before the first receives: SO_REUSEPORT chooses by their
     // number, and a 5-tuple must stay on its shard.
     let mut listeners = bind_listeners(place, slices.len())?;
@@ -329,6 +340,7 @@ fn start_shards(
             listeners: std::mem::take(&mut listeners[index as usize]),
             kernel: kernel.cloned(),
             hints: Arc::clone(&hints),
+            store: (index as usize, asks.clone()),
             commands: receiver,
             wake: wake.try_clone().context("eventfd")?,
         };
@@ -371,10 +383,11 @@ struct Common {
     nonce_key: [u8; 32],
     policy: Arc<Policy>,
     ledger: Ledger,
+    credentials: Credentials,
 }
 
 impl Common {
-    fn new(config: &Config, place: &Place) -> anyhow::Result<Self> {
+    fn new(config: &Config, place: &Place, credentials: Credentials) -> anyhow::Result<Self> {
         let [seed @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = random()?;
         let policy = Policy::new(&Rules {
             allow: config.peers.allow.clone(),
@@ -382,7 +395,8 @@ impl Common {
             loopback: config.peers.loopback,
             broadcasts: place.broadcasts.clone(),
         });
-        Ok(Self { nonce_key: random()?, policy: policy.into(), ledger: Ledger::new(seed) })
+        let (nonce_key, policy, ledger) = (random()?, policy.into(), Ledger::new(seed));
+        Ok(Self { nonce_key, policy, ledger, credentials })
     }
 }
 
@@ -427,24 +441,14 @@ fn turn_config(
     ports: std::ops::RangeInclusive<u16>,
     common: &Common,
 ) -> anyhow::Result<relay_turn::Config> {
-    let users = config
-        .auth
-        .users
-        .iter()
-        .map(|(name, password)| (name.clone(), password.expose().to_owned()));
-    let secrets = config.auth.secrets.iter().map(|secret| secret.expose().to_owned()).collect();
     let relay_address = |address: &IpAddr| RelayAddress {
         address: *address,
         external: config.relay.external.get(address).copied(),
     };
     let limits = &config.limits;
-    let mut credentials = Credentials::new(users, secrets);
-    if config.offers.userhash {
-        credentials = credentials.with_userhashes(&config.realm);
-    }
     Ok(relay_turn::Config {
         realm: config.realm.clone(),
-        credentials,
+        credentials: common.credentials.clone(),
         relay_addresses: place.relays.iter().map(relay_address).collect(),
         other_addresses: place.others.clone(),
         relay_ports: ports,
@@ -470,7 +474,13 @@ fn turn_config(
             allocation_packets_per_sec: limits.allocation_packets_per_sec,
             user_bytes_per_sec: limits.user_bytes_per_sec,
             total_bytes_per_sec: limits.total_bytes_per_sec,
-            ..Limits::default()
+            strict_expiry: config.auth.strict_expiry,
+            look_ups: config.auth.redis.as_ref().map(|redis| LookUps {
+                cache_secs: redis.cache_secs,
+                negative_cache_secs: redis.negative_cache_secs,
+                stale_secs: redis.stale_secs,
+                per_source_per_sec: redis.look_ups_per_sec,
+            }),
         },
         offers: offers(config),
         nonce_key: common.nonce_key,

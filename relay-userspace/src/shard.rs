@@ -16,7 +16,7 @@ use relay_common::abi::{Count, Direction};
 use relay_common::addr::{
     ClientAddr, Family, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport,
 };
-use relay_turn::{AllocationId, Fragments, Input, LookedUp, Now, Output, Turn};
+use relay_turn::{AllocationId, Credentials, Fragments, Input, LookedUp, Now, Output, Turn};
 use tokio::sync::oneshot;
 use tracing::{debug, error};
 
@@ -29,12 +29,22 @@ use crate::relays::Relays;
 pub(crate) use crate::report::Report;
 use crate::ring::{Datagram, Event, Frame, Ring, Socket, Token};
 use crate::sockets::{self, IcmpErrors, Sharing};
+use crate::store::{Ask, Asks};
 use errors::Whole;
 
 /// Asked of a shard from outside.
 pub(crate) enum Command {
     /// Tell the counters.
     Report(oneshot::Sender<Report>),
+    /// Take other credentials.
+    Credentials(Credentials),
+    /// The answer to what the shard asked of a user.
+    LookedUp {
+        /// Who.
+        user: Box<[u8]>,
+        /// What.
+        answer: LookedUp,
+    },
     /// Withdraw everything, close every socket, end the thread.
     Close,
 }
@@ -49,6 +59,8 @@ pub(crate) struct Parts {
     pub(crate) kernel: Option<Arc<Kernel>>,
     /// What operators are told.
     pub(crate) hints: Arc<Hints>,
+    /// Its number, and where it asks for users that it does not know.
+    pub(crate) store: (usize, Asks),
     /// Commands, each announced on `wake`.
     pub(crate) commands: Receiver<Command>,
     /// An eventfd.
@@ -64,6 +76,7 @@ struct Shard {
     relays: Relays,
     kernel: Option<Arc<Kernel>>,
     hints: Arc<Hints>,
+    store: (usize, Asks),
     /// Closed, but possibly named by entries that are not submitted yet: a descriptor's number
     /// must not be used again before they are.
     closing: Vec<OwnedFd>,
@@ -83,7 +96,7 @@ enum Origin {
 
 /// Runs a shard until it is told to close. Tells `ready` how its start went.
 pub(crate) fn run(parts: Parts, ready: Sender<io::Result<()>>) {
-    let Parts { turn, listeners, kernel, hints, commands, wake } = parts;
+    let Parts { turn, listeners, kernel, hints, store, commands, wake } = parts;
     let ring = match Ring::new(wake) {
         Ok(ring) => ring,
         Err(error) => {
@@ -102,6 +115,7 @@ pub(crate) fn run(parts: Parts, ready: Sender<io::Result<()>>) {
         relays: Relays::default(),
         kernel,
         hints,
+        store,
         closing: Vec::new(),
         stopped: Vec::new(),
         icmp: Budget::default(),
@@ -162,6 +176,12 @@ impl Shard {
                     Ok(Command::Report(reply)) => {
                         // A scrape that gave up in the meantime is no concern of ours.
                         let _ = reply.send(self.report());
+                    }
+                    Ok(Command::Credentials(credentials)) => {
+                        self.turn.replace_credentials(credentials);
+                    }
+                    Ok(Command::LookedUp { user, answer }) => {
+                        self.handle(now, Input::LookedUp { user: &user, answer: &answer });
                     }
                     Ok(Command::Close) | Err(TryRecvError::Disconnected) => {
                         self.turn.close();
@@ -276,7 +296,15 @@ impl Shard {
             self.handle(now, input);
         }
         for user in unknown {
-            // There is nobody to ask.
+            self.ask(now, user);
+        }
+    }
+
+    /// Asks for a user. Never waits: what finds no place now has failed.
+    fn ask(&mut self, now: Now, user: Box<[u8]>) {
+        let (shard, asks) = &self.store;
+        if let Err(error) = asks.try_send(Ask { shard: *shard, user }) {
+            let Ask { user, .. } = error.into_inner();
             self.handle(now, Input::LookedUp { user: &user, answer: &LookedUp::Failed });
         }
     }

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::host;
 
-/// Runs as root. Packages such as coturn start a daemon when they are installed: the policy file
-/// forbids that while apt runs, and goes away again unless it was there before.
+/// Runs as root. Some packages start a daemon when they are installed: the policy file forbids
+/// that while apt runs, and goes away again unless it was there before.
 const INSTALL: &str = r#"
 set -eu
 guard=/usr/sbin/policy-rc.d
@@ -22,9 +22,11 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get -o DPkg::Lock::Timeout=300 update
 apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@"
 for package in "$@"; do
-    if [ "$package" = coturn ] && [ -d /run/systemd/system ]; then
-        systemctl disable coturn.service
-    fi
+    case "$package" in
+    coturn | redis-server)
+        if [ -d /run/systemd/system ]; then systemctl disable "$package.service"; fi
+        ;;
+    esac
 done
 "#;
 

@@ -20,10 +20,20 @@ use crate::{
     verify,
 };
 
-/// What the suites that need root call: third-party TURN servers and clients, the tools that make
-/// namespaces, links and captures and see processes; and the compiler of the C yardstick.
-const DEBIAN_PACKAGES: &[&str] =
-    &["clang-22", "coturn", "ethtool", "iproute2", "nftables", "procps", "tcpdump", "util-linux"];
+/// What the suites that need root call: third-party TURN servers and clients, Redis, the tools that
+/// make namespaces, links and captures and see processes; and the compiler of the C yardstick.
+const DEBIAN_PACKAGES: &[&str] = &[
+    "clang-22",
+    "coturn",
+    "ethtool",
+    "iproute2",
+    "nftables",
+    "procps",
+    "redis-server",
+    "redis-tools",
+    "tcpdump",
+    "util-linux",
+];
 
 /// Reasons repeated at the end of a run; more than this is noise.
 const SKIP_LINES_MAX: usize = 60;

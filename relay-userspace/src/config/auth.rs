@@ -1,4 +1,5 @@
-//! `[auth]`: users and secrets, from the file itself and from files that it names.
+//! `[auth]`: users and secrets, from the file itself and from files that it names, and where else
+//! they are. Reads those files again when it is asked to; does not find out when.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,21 +7,24 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use redis::IntoConnectionInfo;
+use relay_turn::Secret as Password;
 use toml::Spanned;
+use zeroize::Zeroizing;
 
 use super::document::{Reader, Section, Text};
-use super::fault::{Fault, Warning};
+use super::fault::{ConfigErrors, Fault, Problem, Warning};
 use super::offers::prepared;
-use super::{Auth, EXAMPLE_SECRET};
+use super::{Auth, EXAMPLE_SECRET, Redis, SharedSecrets};
 
-/// A password or a shared secret, not empty. Shown to nobody: not by `Debug`, not in an error.
+/// A shared secret, not empty. Shown to nobody: not by `Debug`, not in an error.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(Box<str>);
+pub(crate) struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// Takes anything that is not empty.
     pub(crate) fn new(secret: &str) -> Option<Self> {
-        (!secret.is_empty()).then(|| Self(secret.into()))
+        (!secret.is_empty()).then(|| Self(Zeroizing::new(secret.to_owned())))
     }
 
     /// The secret itself: only for computing with it.
@@ -35,109 +39,223 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Users and secrets.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Logins {
+    /// User name → password or key; neither names nor passwords are empty.
+    pub(crate) users: BTreeMap<String, Password>,
+    /// What time-limited credentials are made with; each is accepted, the first one makes new ones.
+    pub(crate) secrets: Vec<Secret>,
+}
+
+impl Logins {
+    fn add_user(&mut self, name: &str, password: &str) -> Result<(), Fault> {
+        if !(1..=508).contains(&name.len()) || name.chars().any(char::is_control) {
+            return Err(Fault::BadUserName);
+        }
+        let name = prepared(name).ok_or(Fault::BadUserName)?;
+        match self.users.insert(name.into_owned(), self::password(password)?) {
+            Some(_) => Err(Fault::UserTwice),
+            None => Ok(()),
+        }
+    }
+
+    fn add_secret(&mut self, secret: &str) -> Result<(), Fault> {
+        if secret == EXAMPLE_SECRET {
+            return Err(Fault::Placeholder);
+        }
+        self.secrets.push(Secret::new(secret).ok_or(Fault::EmptySecret)?);
+        Ok(())
+    }
+}
+
+/// A password, or behind `0x` a key.
+fn password(text: &str) -> Result<Password, Fault> {
+    match (text, text.strip_prefix("0x")) {
+        ("", _) => Err(Fault::EmptyPassword),
+        (EXAMPLE_SECRET, _) => Err(Fault::Placeholder),
+        (_, Some(digits)) => Password::key(digits).ok_or(Fault::BadKey),
+        (password, None) => {
+            let password = prepared(password).ok_or(Fault::BadPassword)?;
+            Ok(password.into_owned().into())
+        }
+    }
+}
+
+/// Users and secrets of the file itself, and the files it names.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Sources {
+    inline: Logins,
+    users_file: Option<PathBuf>,
+    secrets_file: Option<PathBuf>,
+}
+
+/// What became of reading the files.
+pub(crate) struct Reading {
+    /// Everybody, if nothing is wrong.
+    pub(crate) listed: Logins,
+    /// What is probably not meant.
+    pub(crate) warnings: Vec<Warning>,
+    problems: Vec<Problem>,
+}
+
+impl Sources {
+    /// The files that are named.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        [&self.users_file, &self.secrets_file].into_iter().flatten().map(PathBuf::as_path)
+    }
+
+    /// Reads the files again.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with them.
+    pub(crate) fn read_again(&self) -> Result<Reading, ConfigErrors> {
+        let mut reading = self.read();
+        let problems = std::mem::take(&mut reading.problems);
+        match problems.first().map(|problem| problem.file.clone()) {
+            Some(file) => Err(ConfigErrors::new(&file, problems)),
+            None => Ok(reading),
+        }
+    }
+
+    fn read(&self) -> Reading {
+        let listed = self.inline.clone();
+        let mut reading = Reading { listed, warnings: Vec::new(), problems: Vec::new() };
+        if let Some(path) = &self.users_file {
+            reading.lines(path, "NAME:PASSWORD", |listed, line| {
+                let (name, password) = line.split_once(':').ok_or(Fault::NoColon)?;
+                listed.add_user(name.trim(), password.trim())
+            });
+        }
+        if let Some(path) = &self.secrets_file {
+            reading.lines(path, "secrets", Logins::add_secret);
+        }
+        reading
+    }
+}
+
+impl Reading {
+    /// Takes each line of a file, without blank lines and `#` comments.
+    fn lines(
+        &mut self,
+        path: &Path,
+        content: &'static str,
+        take: fn(&mut Logins, &str) -> Result<(), Fault>,
+    ) {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => Zeroizing::new(text),
+            Err(error) => {
+                return self.report(path, None, Fault::UnreadableNamed(path.to_owned(), error));
+            }
+        };
+        if is_world_readable(path) {
+            self.warnings.push(Warning::WorldReadable(path.to_owned()));
+        }
+        let lines = text.lines().map(str::trim).enumerate();
+        let mut lines = lines.filter(|(_, l)| !l.is_empty() && !l.starts_with('#')).peekable();
+        if lines.peek().is_none() {
+            self.report(path, None, Fault::EmptyFile(content));
+        }
+        for (index, line) in lines {
+            if let Err(fault) = take(&mut self.listed, line) {
+                self.report(path, Some(index + 1), fault);
+            }
+        }
+    }
+
+    fn report(&mut self, path: &Path, line: Option<usize>, fault: Fault) {
+        let place = line.map(|line| (line, 1));
+        self.problems.push(Problem { file: path.to_owned(), place, fault });
+    }
+}
+
 /// Reads `[auth]`.
 pub(super) fn read<'t>(
     reader: &mut Reader<'t>,
     section: &Section<'t>,
     warnings: &mut Vec<Warning>,
 ) -> Auth {
-    let mut auth = Auth { users: BTreeMap::new(), secrets: Vec::new() };
+    let mut inline = Logins::default();
     let users = reader.text_table(section, "users");
     let secrets = reader.texts(section, "secrets");
-    let attempts = users.len() + secrets.len();
+    let redis = reader.section(section, "auth.redis", redis);
+    let attempts = users.len() + secrets.len() + usize::from(redis.is_some());
     if attempts > 0 && is_world_readable(reader.file()) {
         warnings.push(Warning::WorldReadable(reader.file().to_owned()));
     }
     for (name, password) in users {
-        if let Err(fault) = add_user(&mut auth, name.get_ref(), password.get_ref()) {
+        if let Err(fault) = inline.add_user(name.get_ref(), password.get_ref()) {
             reader.report(&name, fault);
         }
     }
     for secret in secrets {
-        if let Err(fault) = add_secret(&mut auth, secret.get_ref()) {
+        if let Err(fault) = inline.add_secret(secret.get_ref()) {
             reader.report(&secret, fault);
         }
     }
-    let files = [
-        read_lines(reader, section, "users_file", "NAME:PASSWORD", warnings, |line| {
-            let (name, password) = line.split_once(':').ok_or(Fault::NoColon)?;
-            add_user(&mut auth, name.trim(), password.trim())
-        }),
-        read_lines(reader, section, "secrets_file", "secrets", warnings, |line| {
-            add_secret(&mut auth, line)
-        }),
-    ];
-    // Credentials that are wrong are reported as such, not as absent.
-    if attempts == 0 && !files.contains(&Named::Yes) && !section.has("tokens") {
-        reader.report_absent(Fault::NoCredentials);
-    }
-    auth
-}
-
-fn add_user(auth: &mut Auth, name: &str, password: &str) -> Result<(), Fault> {
-    if !(1..=508).contains(&name.len()) || name.chars().any(char::is_control) {
-        return Err(Fault::BadUserName);
-    }
-    if password == EXAMPLE_SECRET {
-        return Err(Fault::Placeholder);
-    }
-    if password.is_empty() {
-        return Err(Fault::EmptyPassword(name.to_owned()));
-    }
-    let name = prepared(name).ok_or(Fault::BadUserName)?;
-    let password = prepared(password).and_then(|password| Secret::new(&password));
-    let password = password.ok_or_else(|| Fault::BadPassword(name.clone().into_owned()))?;
-    match auth.users.insert(name.clone().into_owned(), password) {
-        Some(_) => Err(Fault::UserTwice(name.into_owned())),
-        None => Ok(()),
-    }
-}
-
-fn add_secret(auth: &mut Auth, secret: &str) -> Result<(), Fault> {
-    if secret == EXAMPLE_SECRET {
-        return Err(Fault::Placeholder);
-    }
-    auth.secrets.push(Secret::new(secret).ok_or(Fault::EmptySecret)?);
-    Ok(())
-}
-
-/// Whether the configuration names a file.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Named {
-    Yes,
-    No,
-}
-
-/// Hands over each line of the file that `key` names, without blank lines and `#` comments.
-fn read_lines<'t>(
-    reader: &mut Reader<'t>,
-    section: &Section<'t>,
-    key: &'static str,
-    content: &'static str,
-    warnings: &mut Vec<Warning>,
-    mut take: impl FnMut(&str) -> Result<(), Fault>,
-) -> Named {
-    let Some(name) = reader.text(section, key) else { return Named::No };
-    let path = resolve(reader, &name);
-    match fs::read_to_string(&path) {
-        Err(error) => reader.report(&name, Fault::UnreadableNamed(path, error)),
-        Ok(text) => {
-            if is_world_readable(&path) {
-                warnings.push(Warning::WorldReadable(path.clone()));
+    let names = ["users_file", "secrets_file"].map(|key| reader.text(section, key));
+    let [users_file, secrets_file] =
+        names.each_ref().map(|name| name.as_ref().map(|name| resolve(reader, name)));
+    let sources = Sources { inline, users_file, secrets_file };
+    let reading = sources.read();
+    warnings.extend(reading.warnings);
+    for problem in reading.problems {
+        let named = [&sources.users_file, &sources.secrets_file].into_iter().zip(&names);
+        let mut named = named.filter(|(path, _)| path.as_ref() == Some(&problem.file));
+        match (&problem.fault, named.next()) {
+            // It is the name that is wrong.
+            (Fault::UnreadableNamed(..), Some((_, Some(name)))) => {
+                reader.report(name, problem.fault);
             }
-            let lines = text.lines().map(str::trim).enumerate();
-            let mut lines = lines.filter(|(_, l)| !l.is_empty() && !l.starts_with('#')).peekable();
-            if lines.peek().is_none() {
-                reader.report_in(path.clone(), None, Fault::EmptyFile(content));
-            }
-            for (index, line) in lines {
-                if let Err(fault) = take(line) {
-                    reader.report_in(path.clone(), Some(index + 1), fault);
-                }
-            }
+            _ => reader.report_in(problem),
         }
     }
-    Named::Yes
+    // Credentials that are wrong are reported as such, not as absent.
+    if attempts == 0 && names.iter().all(Option::is_none) && !section.has("tokens") {
+        reader.report_absent(Fault::NoCredentials);
+    }
+    let strict_expiry = reader.boolean(section, "strict_expiry").unwrap_or(false);
+    Auth { sources, listed: reading.listed, strict_expiry, redis }
+}
+
+const SHARED_SECRETS: [(&str, SharedSecrets); 3] =
+    [("keys", SharedSecrets::Keys), ("set", SharedSecrets::Set), ("off", SharedSecrets::Off)];
+
+/// Reads `[auth.redis]`: nothing without `url`.
+fn redis<'t>(reader: &mut Reader<'t>, section: &Section<'t>) -> Option<Redis> {
+    let url = reader.text(section, "url");
+    let prefix = reader.text(section, "prefix");
+    if let Some(prefix) = prefix.as_ref().filter(|prefix| {
+        prefix.get_ref().is_empty() || prefix.get_ref().chars().any(char::is_control)
+    }) {
+        reader.report(prefix, Fault::BadRedisPrefix);
+    }
+    let prefix = prefix.map_or("turn", Spanned::into_inner).to_owned();
+    let shared_secrets = reader.choice(section, "secrets", &SHARED_SECRETS);
+    let mut number = |key, default, bounds| reader.number(section, key, bounds).unwrap_or(default);
+    let timeout_ms = number("timeout_ms", 500, 10..=10_000);
+    let cache_secs = number("cache_secs", 300, 1..=86_400);
+    let negative_cache_secs = number("negative_cache_secs", 10, 1..=3600);
+    let stale_secs = number("stale_secs", 3600, 0..=604_800);
+    let secrets_refresh_secs = number("secrets_refresh_secs", 10, 1..=3600);
+    let look_ups_per_sec = number("look_ups_per_sec", 64, 1..=1_000_000);
+    let url = url?;
+    if url.get_ref().into_connection_info().is_err() {
+        // The value may hold a password.
+        reader.report(&url, Fault::BadRedisUrl);
+    }
+    Some(Redis {
+        url: Secret::new(url.get_ref())?,
+        prefix,
+        shared_secrets: shared_secrets.unwrap_or(SharedSecrets::Keys),
+        timeout_ms,
+        cache_secs,
+        negative_cache_secs,
+        stale_secs,
+        secrets_refresh_secs,
+        look_ups_per_sec,
+    })
 }
 
 /// A relative name starts at the directory of the configuration file.

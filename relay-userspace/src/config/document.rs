@@ -2,7 +2,7 @@
 //! Owns places, unknown keys and suggestions. Knows no key: whoever asks for one makes it known.
 
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -65,9 +65,9 @@ impl<'t> Reader<'t> {
         self.report_at(None, fault);
     }
 
-    /// Records a problem of another file; lines count from 1.
-    pub(super) fn report_in(&mut self, file: PathBuf, line: Option<usize>, fault: Fault) {
-        self.problems.push(Problem { file, place: line.map(|line| (line, 1)), fault });
+    /// Records a problem of another file.
+    pub(super) fn report_in(&mut self, problem: Problem) {
+        self.problems.push(problem);
     }
 
     fn report_at(&mut self, at: Option<usize>, fault: Fault) {
@@ -114,14 +114,16 @@ impl<'t> Reader<'t> {
         self.keys_of(&Section { name: "", table: Some(table) }, read)
     }
 
-    /// Reads the section `name`; what `read` does not ask for is unknown.
+    /// Reads the section `name`, written in full: `a` of the top level, `a.b` of the section `a`.
+    /// What `read` does not ask for is unknown.
     pub(super) fn section<R>(
         &mut self,
         root: &Section<'t>,
         name: &'static str,
         read: impl FnOnce(&mut Self, &Section<'t>) -> R,
     ) -> R {
-        let table = self.value(root, name).and_then(|value| match value.get_ref() {
+        let key = name.rsplit('.').next().unwrap_or(name);
+        let table = self.value(root, key).and_then(|value| match value.get_ref() {
             DeValue::Table(table) => Some(table),
             other => {
                 let fault = wrong_type(&format!("[{name}]"), "a section", other);

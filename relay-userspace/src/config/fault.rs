@@ -95,21 +95,33 @@ pub(super) enum Fault {
     #[error(
         "nobody could use this relay: no user and no secret; add under [auth] either \
          secrets = [\"…\"] with a long random string (openssl rand -hex 32), secrets_file, \
-         users = {{ name = \"password\" }} or users_file"
+         users = {{ name = \"password\" }}, users_file or a [auth.redis] with `url`"
     )]
     NoCredentials,
+    #[error(
+        "`url` must be redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE] or redis+unix:///SOCKET; \
+         the connection is not encrypted: use a socket, or a network that nobody listens to"
+    )]
+    BadRedisUrl,
+    #[error("`prefix` must not be empty or have control characters; \"turn\" is the usual one")]
+    BadRedisPrefix,
     #[error(
         "a user name must have 1 to 508 bytes and no control characters (RFC 8489 §14.3); \
          change it"
     )]
     BadUserName,
     #[error(
-        "the password of `{0}` has characters that none may have (RFC 8265 §4.2: control \
-         characters and such as are not assigned or not shown); set another one"
+        "the password has characters that none may have (RFC 8265 §4.2: control characters and \
+         such as are not assigned or not shown); set another one"
     )]
-    BadPassword(String),
-    #[error("the password of `{0}` is empty; set one")]
-    EmptyPassword(String),
+    BadPassword,
+    #[error("the password is empty; set one")]
+    EmptyPassword,
+    #[error(
+        "a password that starts with `0x` is a key (turnadmin -k prints one), and 32 hexadecimal \
+         digits must follow; correct it, or choose another password"
+    )]
+    BadKey,
     #[error("this is still the example's placeholder; make your own: openssl rand -base64 32")]
     TokenPlaceholder,
     #[error(
@@ -124,8 +136,8 @@ pub(super) enum Fault {
     EmptySecret,
     #[error("this is still the example's placeholder; make your own: openssl rand -hex 32")]
     Placeholder,
-    #[error("the user `{0}` is defined twice; remove one of the definitions")]
-    UserTwice(String),
+    #[error("this user is defined before; remove one of the definitions")]
+    UserTwice,
     #[error("no `:` in this line; a line must be NAME:PASSWORD")]
     NoColon,
     #[error("there is nothing in it; add {0}, one on each line")]
@@ -192,6 +204,11 @@ impl ConfigErrors {
             (problem.file != file, problem.place.unwrap_or((usize::MAX, 0)))
         });
         Self { file: file.to_owned(), problems }
+    }
+
+    /// Every problem, as a line.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = String> {
+        self.problems.iter().map(Problem::to_string)
     }
 
     /// The file itself could not be read.

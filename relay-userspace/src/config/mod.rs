@@ -25,10 +25,11 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use relay_turn::{Discovery, Listed, Loopback};
+use zeroize::Zeroizing;
 
-pub(crate) use auth::Secret;
+pub(crate) use auth::{Logins, Secret, Sources};
 pub(crate) use fault::{ConfigErrors, Warning};
-pub(crate) use offers::Offers;
+pub(crate) use offers::{Offers, prepared};
 
 /// The example file: every key, what it means and what it is when it is absent.
 pub(crate) const EXAMPLE: &str = include_str!("../../../deploy/turnpike.example.toml");
@@ -87,13 +88,51 @@ pub(crate) struct Relay {
     pub(crate) external: BTreeMap<IpAddr, IpAddr>,
 }
 
-/// `[auth]`: at least one user or one secret, unless tokens are taken.
+/// `[auth]`: at least one user, one secret or one place where there may be some.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Auth {
-    /// User name → password; not empty, and prepared with OpaqueString (RFC 8265).
-    pub(crate) users: BTreeMap<String, Secret>,
-    /// What time-limited credentials are made with; each is accepted, the first one makes new ones.
-    pub(crate) secrets: Vec<Secret>,
+    /// Where users and secrets stand.
+    pub(crate) sources: Sources,
+    /// Users and secrets when they were read.
+    pub(crate) listed: Logins,
+    /// Whether no allocation outlives its time-limited credentials.
+    pub(crate) strict_expiry: bool,
+    /// Where else there are users and secrets.
+    pub(crate) redis: Option<Redis>,
+}
+
+/// `[auth.redis]`: users and secrets that several relays share.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Redis {
+    /// Where it is; may hold a password. Understood by the `redis` crate.
+    pub(crate) url: Secret,
+    /// What all keys start with.
+    pub(crate) prefix: String,
+    /// How secrets are kept there.
+    pub(crate) shared_secrets: SharedSecrets,
+    /// How long connecting, and an answer, may take.
+    pub(crate) timeout_ms: u32,
+    /// How long an answer is good that found a user.
+    pub(crate) cache_secs: u32,
+    /// How long an answer is good that found none.
+    pub(crate) negative_cache_secs: u32,
+    /// How much longer a user is let in while Redis fails; 0: not.
+    pub(crate) stale_secs: u32,
+    /// How often secrets are read.
+    pub(crate) secrets_refresh_secs: u32,
+    /// Look-ups that one IPv4 address or IPv6 /64 may cause per second.
+    pub(crate) look_ups_per_sec: u32,
+}
+
+/// How secrets are kept in Redis.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SharedSecrets {
+    /// Each under a key of its own, as coturn has it.
+    Keys,
+    /// All in one set.
+    Set,
+    /// Not at all.
+    Off,
 }
 
 /// `[datapath]`: how packets are relayed.
@@ -237,7 +276,7 @@ impl Config {
     pub(crate) fn load(path: &Path) -> Result<Self, ConfigErrors> {
         let text =
             fs::read_to_string(path).map_err(|error| ConfigErrors::unreadable(path, error))?;
-        sections::read(path, &text)
+        sections::read(path, &Zeroizing::new(text))
     }
 }
 

@@ -64,7 +64,7 @@ pub(super) struct AuthOffers {
 /// A text as the OpaqueString profile (RFC 8265 §4.2) has it, as RFC 8489 wants user names (§14.3),
 /// realms (§14.9) and passwords (§9.2.2): every space is U+0020, composed characters are composed.
 /// `None`: the profile does not allow it.
-pub(super) fn prepared(text: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn prepared(text: &str) -> Option<Cow<'_, str>> {
     OpaqueString::new().enforce(text).ok()
 }
 

@@ -1,5 +1,6 @@
 //! Every rule of the file, at its edges.
 
+mod auth;
 mod discovery;
 mod example;
 mod offers;
@@ -21,6 +22,10 @@ secrets = ["s3cr3t-0"]
 
 fn read(text: &str) -> Result<Config, String> {
     sections::read(Path::new("t.toml"), text).map_err(|errors| errors.to_string())
+}
+
+fn password(text: &str) -> relay_turn::Secret {
+    text.to_owned().into()
 }
 
 fn minimal() -> Config {
@@ -90,6 +95,8 @@ fn every_key_is_read() {
         [auth]
         users = { alice = "wonderland" }
         secrets = ["one", "two"]
+        strict_expiry = true
+        redis.url = "redis://10.0.0.9"
         [datapath]
         mode = "native"
         interfaces = ["eth0", "eth1"]
@@ -122,8 +129,10 @@ fn every_key_is_read() {
     assert_eq!(config.relay.ports, 50_000..=50_999);
     let external = config.relay.external.iter().map(|(from, to)| format!("{from} {to}"));
     assert_eq!(external.collect::<Vec<_>>(), ["10.0.0.1 203.0.113.7"]);
-    assert_eq!(config.auth.users["alice"].expose(), "wonderland");
-    assert_eq!(config.auth.secrets[1].expose(), "two");
+    assert_eq!(config.auth.listed.users["alice"], password("wonderland"));
+    assert_eq!(config.auth.listed.secrets[1].expose(), "two");
+    assert!(config.auth.strict_expiry);
+    assert!(config.auth.redis.is_some());
     assert_eq!(config.datapath.mode, Mode::Native);
     assert_eq!(config.datapath.interfaces, ["eth0", "eth1"]);
     assert_eq!(config.datapath.object, Some("x.o".into()));
@@ -131,7 +140,7 @@ fn every_key_is_read() {
     assert!(config.datapath.measure_times);
     let listed = config.peers.allow.iter().chain(&config.peers.deny);
     let peers: Vec<_> = listed.map(|l| format!("{} {}", l.network, l.line)).collect();
-    assert_eq!(peers, ["10.0.0.0/8 20", "fd00::1/128 20", "198.51.100.7/32 21"]);
+    assert_eq!(peers, ["10.0.0.0/8 23", "fd00::1/128 23", "198.51.100.7/32 24"]);
     assert_eq!(config.peers.loopback, Loopback::Allowed);
     assert_eq!(config.warnings, [Warning::LoopbackAllowed]);
     assert_eq!(config.metrics_listen, None);
@@ -173,7 +182,7 @@ level = "inof"
              \"trace\", not `inof`; did you mean \"info\"?",
             "t.toml: nobody could use this relay: no user and no secret; add under [auth] either \
              secrets = [\"…\"] with a long random string (openssl rand -hex 32), secrets_file, \
-             users = { name = \"password\" } or users_file",
+             users = { name = \"password\" }, users_file or a [auth.redis] with `url`",
         ]
     );
 }
@@ -449,95 +458,6 @@ fn interface_names_are_checked() {
         "[datapath]\ninterfaces = [\"eth0\", \"eth0\"]",
         "t.toml:8:23: `eth0` stands twice in `datapath.interfaces`; remove one",
     );
-}
-
-#[test]
-fn credentials_are_checked() {
-    check_auth(
-        "secrets = [\"\"]",
-        &["t.toml:4:12: a secret is empty; set one (openssl rand -hex 32) or remove it"],
-    );
-    check_auth(
-        "users = { alice = \"\" }",
-        &["t.toml:4:11: the password of `alice` is empty; set one"],
-    );
-    check_auth(
-        "users = { \"\" = \"x\" }",
-        &["t.toml:4:11: a user name must have 1 to 508 bytes and no \
-         control characters (RFC 8489 §14.3); change it"],
-    );
-    let placeholder =
-        "this is still the example's placeholder; make your own: openssl rand -hex 32";
-    check_auth(
-        "secrets = [\"REPLACE-ME\"]\nusers = { a = \"REPLACE-ME\" }",
-        &[&format!("t.toml:4:12: {placeholder}"), &format!("t.toml:5:11: {placeholder}")],
-    );
-    let long = |bytes| format!("{MINIMAL}users = {{ {} = \"x\" }}", "a".repeat(bytes));
-    assert!(read(&long(508)).is_ok());
-    assert!(read(&long(509)).is_err());
-}
-
-#[test]
-fn secrets_are_never_shown() {
-    let config = read(&format!("{MINIMAL}users = {{ alice = \"wonderland\" }}")).unwrap();
-    let shown = format!("{config:?}");
-    assert!(shown.contains("alice") && !shown.contains("wonderland") && !shown.contains("s3cr3t"));
-    for broken in [
-        "users = { alice = \"wonderland\" ",
-        "users = { alice = \"wonderland\", alice = \"wonderland\" }",
-        "secrets = [\"wonderland\"]",
-        "users = \"wonderland\"",
-        "users = [\"wonderland\"]",
-        "users = { \"\" = \"wonderland\" }",
-        "users = { alice = \"wonderland }",
-        "users.alice.wonder = \"wonderland\"",
-    ] {
-        let shown = read(&format!("{MINIMAL}{broken}")).unwrap_err();
-        assert!(!shown.contains("wonderland"), "{shown}");
-    }
-}
-
-#[test]
-fn users_and_secrets_are_read_from_files_beside_the_configuration() {
-    let dir = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str, mode| {
-        fs::write(dir.path().join(name), text).unwrap();
-        fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
-    };
-    write("secrets", "# rotated in May\n\n  first  \nsecond\n", 0o600);
-    write("users", "alice:wonder:land\nbob:builder\n", 0o644);
-    let path = dir.path().join("t.toml");
-    let text = "realm = \"r\"\nlisten.udp = [\"192.0.2.1:3478\"]\n[auth]\n\
-                secrets_file = \"secrets\"\n\
-                users_file = \"users\"\n";
-    write("t.toml", text, 0o644);
-    let config = Config::load(&path).unwrap();
-    let secrets: Vec<_> = config.auth.secrets.iter().map(Secret::expose).collect();
-    assert_eq!(secrets, ["first", "second"]);
-    assert_eq!(config.auth.users["alice"].expose(), "wonder:land");
-    assert_eq!(config.warnings, [Warning::WorldReadable(dir.path().join("users"))]);
-
-    write("t.toml", &format!("{text}users = {{ bob = \"x\" }}\n"), 0o644);
-    write("secrets", "# nothing yet\n", 0o600);
-    write("users", "alice\nbob:builder\ncarol:\n", 0o600);
-    let shown = Config::load(&path).unwrap_err().to_string();
-    let at = |name: &str| dir.path().join(name).display().to_string();
-    let expected = [
-        format!("4 errors in {}", at("t.toml")),
-        format!("{}:1:1: no `:` in this line; a line must be NAME:PASSWORD", at("users")),
-        format!(
-            "{}:2:1: the user `bob` is defined twice; remove one of the definitions",
-            at("users")
-        ),
-        format!("{}:3:1: the password of `carol` is empty; set one", at("users")),
-        format!("{}: there is nothing in it; add secrets, one on each line", at("secrets")),
-    ];
-    assert_eq!(shown.lines().collect::<Vec<_>>(), expected);
-
-    fs::remove_file(dir.path().join("users")).unwrap();
-    let shown = Config::load(&path).unwrap_err().to_string();
-    let missing = format!("{}:5:14: {} cannot be read", at("t.toml"), at("users"));
-    assert!(shown.contains(&missing), "{shown}");
 }
 
 #[test]

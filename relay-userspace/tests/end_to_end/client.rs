@@ -7,19 +7,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
+use md5::{Digest, Md5};
 use relay_common::addr::Family;
-use relay_common::wire::attribute::{AttributeType, Icmp, error_code, xor_address};
+use relay_common::wire::attribute::{AttributeType, Icmp, error_code, number, xor_address};
 use relay_common::wire::stun::{Class, Message, Method, TransactionId};
 use relay_common::wire::writer::MessageWriter;
 use sha1::Sha1;
 
 use crate::topology::Namespace;
 
-/// MD5 of `alice:end-to-end.test:wonderland` (RFC 8489 §9.2.2).
-const KEY: [u8; 16] = [
-    0x53, 0xEF, 0x4C, 0x06, 0x90, 0xE9, 0x29, 0x94, 0xB6, 0x52, 0x34, 0x3F, 0xE0, 0xE8, 0xB1, 0x23,
-];
+/// The realm of every relay under test.
+const REALM: &str = "end-to-end.test";
 /// How long an answer may take on a busy machine.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// The channel that [`Client::bind`] binds.
@@ -36,9 +37,49 @@ pub(crate) enum Heard {
     Icmp(SocketAddr, Icmp),
 }
 
+/// Who a client says it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Login {
+    user: String,
+    /// MD5 of user name, realm and password (RFC 8489 §9.2.2).
+    key: [u8; 16],
+}
+
+impl Login {
+    /// A user with a password.
+    pub(crate) fn new(user: &str, password: &str) -> Self {
+        let key = Md5::digest(format!("{user}:{REALM}:{password}")).into();
+        Self { user: user.to_owned(), key }
+    }
+
+    /// Time-limited credentials: base64 of HMAC-SHA1(secret, user name).
+    pub(crate) fn limited(expiry_unix_secs: u64, secret: &str) -> Self {
+        let user = format!("{expiry_unix_secs}:somebody");
+        let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).unwrap();
+        mac.update(user.as_bytes());
+        Self::new(&user, &STANDARD.encode(mac.finalize().into_bytes()))
+    }
+
+    /// When time-limited credentials end, seconds since 1970.
+    pub(crate) fn expiry(&self) -> u64 {
+        self.user.split(':').next().unwrap().parse().unwrap()
+    }
+
+    /// The user that every relay under test has unless it says otherwise.
+    fn alice() -> Self {
+        Self::new("alice", "wonderland")
+    }
+
+    /// The key as `turnadmin -k` prints it, without `0x`.
+    pub(crate) fn key(&self) -> String {
+        self.key.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
 /// A client with an allocation.
 pub(crate) struct Client {
     socket: UdpSocket,
+    login: Login,
     nonce: Vec<u8>,
     requests: u8,
     /// Its relayed transport address; of two, that of IPv4.
@@ -74,7 +115,7 @@ impl Client {
     /// Asks for a relayed transport address that is not to be had; the error code.
     pub(crate) fn refused(namespace: &Namespace, from: &str, server: &str) -> Option<u16> {
         let wish = (AttributeType::REQUESTED_ADDRESS_FAMILY, family_value(Family::V4));
-        let (_, answer) = Self::ask(wish, namespace, from, server);
+        let (_, answer) = Self::ask(wish, namespace, from, server, Login::alice());
         error(&answer)
     }
 
@@ -84,14 +125,53 @@ impl Client {
         from: &str,
         server: &str,
     ) -> Self {
-        let (mut client, answer) = Self::ask(wish, namespace, from, server);
+        let (client, refused) = Self::try_allocate(wish, namespace, from, server, Login::alice());
+        assert_eq!(refused, None);
+        client
+    }
+
+    /// Allocates for a user. The error code, if it is refused.
+    pub(crate) fn allocate_as(
+        login: &Login,
+        namespace: &Namespace,
+        from: &str,
+        server: &str,
+    ) -> Result<Self, u16> {
+        let wish = (AttributeType::REQUESTED_ADDRESS_FAMILY, family_value(Family::V4));
+        match Self::try_allocate(wish, namespace, from, server, login.clone()) {
+            (client, None) => Ok(client),
+            (_, Some(code)) => Err(code),
+        }
+    }
+
+    fn try_allocate(
+        wish: (AttributeType, Vec<u8>),
+        namespace: &Namespace,
+        from: &str,
+        server: &str,
+        login: Login,
+    ) -> (Self, Option<u16>) {
+        let (mut client, answer) = Self::ask(wish, namespace, from, server, login);
+        if let Some(code) = error(&answer) {
+            return (client, Some(code));
+        }
         let message = success(&answer);
         let relayed = message.attributes();
         let relayed = relayed.filter(|a| a.kind == AttributeType::XOR_RELAYED_ADDRESS);
         let mut relayed = relayed.map(|a| xor_address(a.value, message.transaction_id()).unwrap());
         client.relayed = relayed.next().unwrap();
         client.relayed_v6 = relayed.next();
-        client
+        (client, None)
+    }
+
+    /// Refreshes the allocation. The lifetime, or the error code if it is refused.
+    pub(crate) fn refresh(&mut self) -> Result<u32, u16> {
+        let answer = self.request(Method::REFRESH, &[], None);
+        if let Some(code) = error(&answer) {
+            return Err(code);
+        }
+        let lifetime = success(&answer).attribute(AttributeType::LIFETIME).and_then(number);
+        Ok(lifetime.unwrap())
     }
 
     /// Asks with credentials for relayed transport addresses.
@@ -100,11 +180,13 @@ impl Client {
         namespace: &Namespace,
         from: &str,
         server: &str,
+        login: Login,
     ) -> (Self, Vec<u8>) {
         let socket = namespace.within(|| UdpSocket::bind(from)).unwrap();
         namespace.within(|| socket.connect(server)).unwrap();
         let relayed = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut client = Self { socket, nonce: Vec::new(), requests: 0, relayed, relayed_v6: None };
+        let nonce = Vec::new();
+        let mut client = Self { socket, login, nonce, requests: 0, relayed, relayed_v6: None };
         let attributes = [
             (AttributeType::REQUESTED_TRANSPORT, vec![17, 0, 0, 0]),
             (AttributeType::DONT_FRAGMENT, Vec::new()),
@@ -244,11 +326,11 @@ impl Client {
             writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
         }
         if !self.nonce.is_empty() {
-            writer.attribute(AttributeType::USERNAME, b"alice");
-            writer.attribute(AttributeType::REALM, b"end-to-end.test");
+            writer.attribute(AttributeType::USERNAME, self.login.user.as_bytes());
+            writer.attribute(AttributeType::REALM, REALM.as_bytes());
             writer.attribute(AttributeType::NONCE, &self.nonce);
             writer.integrity(|header, body| {
-                let mut mac = Hmac::<Sha1>::new_from_slice(&KEY).unwrap();
+                let mut mac = Hmac::<Sha1>::new_from_slice(&self.login.key).unwrap();
                 mac.update(header);
                 mac.update(body);
                 mac.finalize().into_bytes().into()

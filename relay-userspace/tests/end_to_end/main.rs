@@ -5,6 +5,7 @@
 
 mod client;
 mod clients;
+mod credentials;
 mod data_plane;
 mod discovery;
 mod families;
@@ -18,6 +19,7 @@ mod network;
 mod next_hops;
 mod pins;
 mod quotas;
+mod redis;
 mod relay;
 mod relaying;
 mod robustness;
@@ -63,6 +65,8 @@ fn main() -> ExitCode {
         quotas::TESTS,
         start_up::TESTS,
         third_party::TESTS,
+        credentials::TESTS,
+        redis::TESTS,
     ];
     let trials = groups.into_iter().flatten().map(|(name, needs, body)| {
         let (rig, missing) = (rig.clone(), machine.missing(needs));

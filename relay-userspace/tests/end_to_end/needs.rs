@@ -20,6 +20,8 @@ pub(crate) enum Need {
     Clients,
     /// `setpriv` of util-linux.
     Setpriv,
+    /// A Redis server and its client.
+    Redis,
 }
 
 /// What this machine lacks, as a sentence for each need.
@@ -28,6 +30,7 @@ pub(crate) struct Machine {
     xdp: Option<String>,
     clients: Option<String>,
     setpriv: Option<String>,
+    redis: Option<String>,
 }
 
 impl Machine {
@@ -44,6 +47,7 @@ impl Machine {
             xdp,
             clients: tools(&["turnutils_uclient", "turnutils_peer"], "coturn"),
             setpriv: tools(&["setpriv"], "util-linux"),
+            redis: tools(&["redis-server", "redis-cli"], "redis-server redis-tools"),
         }
     }
 
@@ -54,6 +58,7 @@ impl Machine {
             Need::Xdp => self.xdp.as_deref(),
             Need::Clients => self.clients.as_deref(),
             Need::Setpriv => self.setpriv.as_deref(),
+            Need::Redis => self.redis.as_deref(),
         };
         needs.iter().find_map(lacks)
     }

@@ -1,6 +1,6 @@
 //! Extensions that clients are offered, and names and passwords as they are prepared.
 
-use relay_turn::{PasswordAlgorithm, Redirect};
+use relay_turn::{PasswordAlgorithm, Redirect, Secret};
 
 use super::{MINIMAL, check, check_auth, errors, minimal, read};
 use crate::config::Warning;
@@ -56,7 +56,7 @@ fn nothing_may_be_offered() {
     assert_eq!(tokens.unwrap().server_name, "example.org", "the realm");
     let only = "realm = \"r\"\nlisten.udp = [\"192.0.2.1:3478\"]\n\
                 auth.tokens = { k = \"AAECAwQFBgcICQoLDA0ODw==\" }";
-    assert!(read(only).unwrap().auth.users.is_empty(), "tokens are enough");
+    assert!(read(only).unwrap().auth.listed.users.is_empty(), "tokens are enough");
 }
 
 #[test]
@@ -106,7 +106,8 @@ fn what_cannot_be_offered_is_refused() {
 fn names_passwords_and_the_realm_are_prepared() {
     let config =
         with("users = { \"jose\\u0301\" = \"pass\\u00A0word\", \"a\\u3000b\" = \"e\\u0301\" }");
-    let users = config.auth.users.iter().map(|(name, password)| (name.as_str(), password.expose()));
+    let users =
+        config.auth.listed.users.iter().map(|(name, password)| (name.as_str(), password.expose()));
     let expected = [("a b", "\u{E9}"), ("jos\u{E9}", "pass word")];
     assert_eq!(users.collect::<Vec<_>>(), expected);
     let realm = MINIMAL.replace("example.org", "re\\u0301alm");
