@@ -106,8 +106,10 @@ fn what_cannot_be_offered_is_refused() {
 fn names_passwords_and_the_realm_are_prepared() {
     let config =
         with("users = { \"jose\\u0301\" = \"pass\\u00A0word\", \"a\\u3000b\" = \"e\\u0301\" }");
-    let users =
-        config.auth.listed.users.iter().map(|(name, password)| (name.as_str(), password.expose()));
+    let users = config.auth.listed.users.iter().map(|(name, secret)| match secret {
+        Secret::Password(password) => (name.as_str(), password.as_str()),
+        Secret::Key(_) => panic!("a password"),
+    });
     let expected = [("a b", "\u{E9}"), ("jos\u{E9}", "pass word")];
     assert_eq!(users.collect::<Vec<_>>(), expected);
     let realm = MINIMAL.replace("example.org", "re\\u0301alm");
