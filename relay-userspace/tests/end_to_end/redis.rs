@@ -200,7 +200,6 @@ fn hangs(rig: &Rig) {
     let topology = Topology::two_armed(None);
     let redis = Server::start(&topology.relay, "");
     redis.set(&format!("{USERS}/carol/password"), "hush-carol");
-    // Only who is looked up finds out: no secrets are read.
     let more = "timeout_ms = 1000\nsecrets = \"off\"";
     let relay = Relay::start(rig, &topology.relay, &plan("redis://127.0.0.1/0", more));
     until_up(&relay, 1);
