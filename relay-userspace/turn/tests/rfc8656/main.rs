@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
 mod credentials;
+mod describe;
 mod random;
 #[path = "../rfc8489/mod.rs"]
 mod rfc8489;

@@ -10,11 +10,11 @@ use relay_common::addr::{
 use relay_common::wire::attribute::{self, AttributeType, Icmp};
 use relay_common::wire::stun::{Class, Fingerprint, Message, Method};
 use relay_turn::{
-    AllocationId, Binding, Config, Credentials, DropReason, Fragments, IcmpOutcome, Input, Ledger,
-    Limits, Listed, LookedUp, Now, Offers, Output, Permission, Policy, Refusal, RelayAddress,
-    Rules, Snapshot, Turn,
+    AllocationId, Binding, Config, Credentials, Fragments, Input, Ledger, Limits, Listed, LookedUp,
+    Now, Offers, Output, Permission, Policy, Refusal, RelayAddress, Rules, Turn,
 };
 
+use super::describe::drops;
 use super::rfc8489::credentials::Signature;
 
 pub(crate) const NS_PER_SEC: u64 = 1_000_000_000;
@@ -194,7 +194,7 @@ impl World {
         known.unwrap_or(name).parse().unwrap_or_else(|_| panic!("who is {name}?"))
     }
 
-    fn name(&self, addr: SocketAddr) -> String {
+    pub(crate) fn name(&self, addr: SocketAddr) -> String {
         let relayed = self.clients.iter().find(|(_, client)| client.relayed.contains(&Some(addr)));
         if let Some((owner, _)) = relayed {
             return format!("{owner}'s");
@@ -472,33 +472,6 @@ impl World {
         [word.to_owned()].into_iter().chain(answer).collect()
     }
 
-    fn describe_head(&self, head: &[u8], datagram: &[u8], padding: usize) -> String {
-        let whole = [head, datagram, &vec![0; padding]].concat();
-        if let [n0, n1, l0, l1] = *head {
-            assert_eq!(usize::from(u16::from_be_bytes([l0, l1])), datagram.len());
-            assert_eq!(padding, 0);
-            return format!("{:x} {}", u16::from_be_bytes([n0, n1]), datagram.len());
-        }
-        let message = Message::parse(&whole).unwrap();
-        assert_eq!((message.class(), message.method()), (Class::Indication, Method::DATA));
-        let peer = message.attribute(AttributeType::XOR_PEER_ADDRESS).unwrap();
-        let peer = attribute::xor_address(peer, message.transaction_id()).unwrap();
-        assert_eq!(message.attribute(AttributeType::DATA).unwrap(), datagram);
-        format!("data {} {}", self.name(peer), datagram.len())
-    }
-
-    fn describe_icmp(&self, bytes: &[u8]) -> String {
-        let message = Message::parse(bytes).unwrap();
-        assert_eq!((message.class(), message.method()), (Class::Indication, Method::DATA));
-        let kinds: Vec<_> = message.attributes().map(|attribute| attribute.kind).collect();
-        assert_eq!(kinds, [AttributeType::XOR_PEER_ADDRESS, AttributeType::ICMP], "no DATA");
-        let value = |kind| message.attribute(kind).unwrap();
-        let peer = value(AttributeType::XOR_PEER_ADDRESS);
-        let peer = attribute::xor_address(peer, message.transaction_id()).unwrap();
-        let Icmp { kind, code, data } = Icmp::parse(value(AttributeType::ICMP)).unwrap();
-        format!("icmp {} {kind}/{code} {data}", self.name(peer))
-    }
-
     fn reply(&mut self, name: &str, bytes: &[u8], signed: &Signed) -> String {
         let message = Message::parse(bytes).unwrap();
         let expected = if signed.fingerprint { Fingerprint::Valid } else { Fingerprint::Absent };
@@ -592,16 +565,4 @@ impl World {
         }
         text
     }
-}
-
-/// Which reasons were counted, in words.
-fn drops(before: &Snapshot, after: &Snapshot) -> Vec<String> {
-    let counted = |reason: &DropReason| after.dropped(*reason) > before.dropped(*reason);
-    let dropped =
-        DropReason::ALL.into_iter().filter(counted).map(|reason| reason.name().to_owned());
-    let untold = |outcome: &IcmpOutcome| {
-        *outcome != IcmpOutcome::Relayed && after.icmp(*outcome) > before.icmp(*outcome)
-    };
-    let untold = IcmpOutcome::ALL.into_iter().filter(untold);
-    dropped.chain(untold.map(|outcome| format!("icmp_{}", outcome.name()))).collect()
 }

@@ -191,6 +191,7 @@ impl World {
             Output::Forbid(permission) => self.datapath.forbid(shard, &permission),
             // For the log.
             Output::Refused(_) | Output::HintChannelNumber => {}
+            Output::LookUp { .. } => panic!("no look-ups are configured"),
         }
     }
 
