@@ -152,7 +152,7 @@ impl Turn {
     pub(crate) fn lifetime_secs(&self, request: &Request<'_>, asked: Option<u32>) -> u32 {
         let lifetime_secs = self.limits.lifetime_secs(asked);
         let token_end = request.token.map(|token| token.ends_unix_secs);
-        let end = token_end.or_else(|| self.strict_end(&request.username));
+        let end = token_end.or_else(|| self.strict_end(request.username));
         end.map_or(lifetime_secs, |end| {
             let left = end.saturating_sub(request.now.unix_secs);
             lifetime_secs.min(u32::try_from(left).unwrap_or(u32::MAX)).max(1)
