@@ -22,9 +22,6 @@ const ADMIN: &str = "127.0.0.1:9641";
 const WORDS: &str = "turn:10.77.1.1 --user alice --password wonderland --other-user bob \
                      --other-password builder --peer6 fd77:1::2";
 
-/// What Turnpike is known to do otherwise; docs/conformance.md says why.
-const KNOWN: &[&str] = &["8489-6.3-unknown-method"];
-
 /// Some of what coturn is known to do otherwise.
 const COTURN: &[&str] = &["8489-6.3-unknown-method", "8656-5-bind-nothing", "8656-10.2-multicast"];
 
@@ -74,10 +71,8 @@ fn ready() -> Option<()> {
     answer.starts_with("HTTP/1.1 200").then_some(())
 }
 
-fn nothing_else_fails(run: &Run) {
-    let fails: Vec<_> =
-        run.with_outcome("fail").into_iter().filter(|id| !KNOWN.contains(id)).collect();
-    assert_eq!(fails, [""; 0], "{}", run.text());
+fn nothing_fails(run: &Run) {
+    assert_eq!(run.with_outcome("fail"), [""; 0], "{}", run.text());
     assert!(run.with_outcome("pass").len() > 150, "{}", run.text());
 }
 
@@ -85,14 +80,14 @@ fn userspace() {
     let lab = Lab::plain();
     prepare(&lab);
     let _relay = turnpike(&lab, "userspace");
-    nothing_else_fails(&lab.client.within(|| conform(WORDS)));
+    nothing_fails(&lab.client.within(|| conform(WORDS)));
 }
 
 fn kernel() {
     let lab = Lab::for_xdp();
     prepare(&lab);
     let _relay = turnpike(&lab, "native");
-    nothing_else_fails(&lab.client.within(|| conform(WORDS)));
+    nothing_fails(&lab.client.within(|| conform(WORDS)));
 }
 
 fn coturn() {
