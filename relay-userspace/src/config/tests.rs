@@ -140,7 +140,7 @@ fn every_key_is_read() {
     assert!(config.datapath.measure_times);
     let listed = config.peers.allow.iter().chain(&config.peers.deny);
     let peers: Vec<_> = listed.map(|l| format!("{} {}", l.network, l.line)).collect();
-    assert_eq!(peers, ["10.0.0.0/8 23", "fd00::1/128 23", "198.51.100.7/32 24"]);
+    assert_eq!(peers, ["10.0.0.0/8 22", "fd00::1/128 22", "198.51.100.7/32 23"]);
     assert_eq!(config.peers.loopback, Loopback::Allowed);
     assert_eq!(config.warnings, [Warning::LoopbackAllowed]);
     assert_eq!(config.metrics_listen, None);
