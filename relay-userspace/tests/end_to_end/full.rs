@@ -119,7 +119,9 @@ fn full(rig: &Rig) {
                 Some(client)
             })
             .collect();
-        assert_eq!(bpf_fs.entries(map::ROUTES_V4), ENTRIES as usize, "full");
+        // A client has three routes or, where they do not all fit, none.
+        let routes = bpf_fs.entries(map::ROUTES_V4);
+        assert!(routes > ENTRIES as usize - 3, "{routes} of {ENTRIES}");
         scene.held();
         let refused = scene.failures();
         assert!(refused >= 5, "{refused}");
