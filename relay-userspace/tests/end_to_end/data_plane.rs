@@ -287,7 +287,9 @@ fn policing(rig: &Rig, what: &str, rate: u64, bytes_each: usize) {
         "{sent} offered, {admitted} admitted: the test offers too little"
     );
     let share = |time: Duration| packets_per_sec as f64 * time.as_secs_f64();
-    let (least, most) = (0.98 * share(took + burst - idle), share(took + burst) + 1.0);
+    // The clock of the program lags by up to a tick of the machine: at first perhaps by more.
+    let tick = Duration::from_millis(10);
+    let (least, most) = (0.98 * share(took + burst - idle), share(took + burst + tick) + 1.0);
     let shown = format!("{admitted} of {sent} in {took:?}, {idle:?} of it idle");
     assert!(admitted as f64 >= least, "{shown}: less than {least}");
     assert!(admitted as f64 <= most, "{shown}: more than {most}");
