@@ -17,6 +17,10 @@ use super::{needs, wait};
 pub(crate) const USER: &str = "alice";
 /// The user's password.
 pub(crate) const PASSWORD: &str = "wonderland";
+/// Another user whom all servers know, with this password.
+pub(crate) const OTHER_USER: &str = "bob";
+/// The other user's password.
+pub(crate) const OTHER_PASSWORD: &str = "builder";
 /// On a busy machine the verifier takes seconds.
 const START_MAX: Duration = Duration::from_secs(30);
 const ADMIN: &str = "127.0.0.1:9641";
@@ -32,21 +36,27 @@ pub(crate) struct Setting {
     pub(crate) lifetime_secs: u32,
     /// `[limits] allocations_max`.
     pub(crate) allocations_max: u32,
+    /// `[relay] ports`.
+    pub(crate) ports: &'static str,
+    /// `[listen] discovery`.
+    pub(crate) discovery: &'static [&'static str],
 }
 
 impl Setting {
     /// One shard, allocations of ten minutes, as many as there are ports.
     pub(crate) fn of(mode: &'static str) -> Self {
-        Self { mode, shards: 1, lifetime_secs: 600, allocations_max: 16_384 }
+        let (ports, discovery) = ("20000-65535", &[]);
+        Self { mode, shards: 1, lifetime_secs: 600, allocations_max: 16_384, ports, discovery }
     }
 
     fn text(&self) -> String {
-        let Self { mode, shards, lifetime_secs, allocations_max } = self;
+        let Self { mode, shards, lifetime_secs, allocations_max, ports, discovery } = self;
         format!(
             "realm = \"lab.test\"\n\
              [listen]\nudp = [\"10.77.1.1:3478\", \"[fd77:1::1]:3478\"]\n\
-             [relay]\nports = \"20000-65535\"\naddresses = [\"10.77.2.1\", \"fd77:2::1\"]\n\
-             [auth]\nusers = {{ {USER} = \"{PASSWORD}\" }}\n\
+             discovery = {discovery:?}\n\
+             [relay]\nports = \"{ports}\"\naddresses = [\"10.77.2.1\", \"fd77:2::1\"]\n\
+             [auth]\nusers = {{ {USER} = \"{PASSWORD}\", {OTHER_USER} = \"{OTHER_PASSWORD}\" }}\n\
              [peers]\nallow = [\"10.77.0.0/16\", \"fd77::/16\"]\n\
              [metrics]\nlisten = \"{ADMIN}\"\n\
              [limits]\nallocations_max = {allocations_max}\n\
@@ -94,11 +104,12 @@ impl<'l> Turnpike<'l> {
     fn ask(&self, path: &str) -> Option<(u16, String)> {
         self.namespace.within(|| {
             let mut stream = TcpStream::connect(ADMIN).ok()?;
-            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: relay\r\n\r\n").unwrap();
+            // It may connect long before the start is over, and be answered only then.
+            stream.set_read_timeout(Some(START_MAX)).unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: relay\r\n\r\n").ok()?;
             let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            stream.read_to_string(&mut answer).ok()?;
+            let (head, body) = answer.split_once("\r\n\r\n")?;
             let status = head.split(' ').nth(1).unwrap().parse().unwrap();
             Some((status, body.to_owned()))
         })
@@ -135,7 +146,9 @@ impl Coturn {
              --log-file=stdout --simple-log";
         let mut command = Command::new("turnserver");
         command.args(words.split_whitespace());
-        command.arg(format!("--user={USER}:{PASSWORD}"));
+        for (user, password) in [(USER, PASSWORD), (OTHER_USER, OTHER_PASSWORD)] {
+            command.arg(format!("--user={user}:{password}"));
+        }
         for (option, file) in [("--pidfile", "pid"), ("--userdb", "db")] {
             command.arg(format!("{option}={}", place.path().join(file).display()));
         }
