@@ -78,7 +78,7 @@ fn build() -> Result<PathBuf> {
     let mut cargo = host::cargo();
     // With a target triple, what runs while building is not instrumented.
     cargo
-        .args(["build", "--release", "--bins", "--target", &triple])
+        .args(["build", "--locked", "--release", "--bins", "--target", &triple])
         .arg("--manifest-path")
         .arg(host::root().join(CRATE).join("Cargo.toml"))
         .arg("--target-dir")

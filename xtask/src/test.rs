@@ -21,11 +21,13 @@ use crate::{
 };
 
 /// What the suites that need root call: third-party TURN servers and clients, Redis, the tools that
-/// make namespaces, links and captures and see processes; and the compiler of the C yardstick.
+/// make namespaces, links and captures and see processes; and the compilers of the C yardstick and
+/// of libFuzzer.
 const DEBIAN_PACKAGES: &[&str] = &[
     "clang-22",
     "coturn",
     "ethtool",
+    "g++",
     "iproute2",
     "nftables",
     "procps",
