@@ -421,12 +421,13 @@ fn port_slices(
     shards: usize,
 ) -> Vec<std::ops::RangeInclusive<u16>> {
     let (first, last) = (u32::from(*ports.start()), u32::from(*ports.end()));
-    let each = ((last - first + 1).div_ceil(u32::try_from(shards).unwrap_or(1))).max(2);
+    let even = first - first % 2;
+    let each = (last - even + 1).div_ceil(u32::try_from(shards).unwrap_or(1)).max(2);
     let each = each + each % 2;
     let mut slices = Vec::new();
     let mut start = first;
     while start <= last {
-        // The first slice of an odd range is one longer, so that the others start even.
+        // The first slice of an odd range is one shorter, so that the others start even.
         let end = (start - start % 2 + each - 1).min(last);
         let bound = |port| u16::try_from(port).unwrap_or(u16::MAX);
         slices.push(bound(start)..=bound(end));
@@ -528,6 +529,7 @@ mod tests {
             assert_eq!(all, ports.clone().collect::<Vec<_>>());
             assert!(slices[1..].iter().all(|slice| slice.start() % 2 == 0), "{slices:?}");
         }
+        assert_eq!(port_slices(&(50_001..=50_010), 1), [50_001..=50_010]);
         assert_eq!(port_slices(&(50_000..=50_000), 4), [50_000..=50_000]);
         assert_eq!(port_slices(&(65_535..=65_535), 2), [65_535..=65_535]);
     }
