@@ -23,6 +23,9 @@ pub(super) const TAIL_BYTES: usize = 4;
 pub(super) const BUFFERS: u16 = 2048;
 
 const PAGE: usize = 4096;
+/// What a datagram of an Ethernet without jumbo frames needs of a buffer: it has these pages before
+/// the first one comes, and does not wait for them then.
+const USUAL_BYTES: usize = 2048;
 pub(super) const GROUP: u16 = 0;
 
 /// A buffer that userspace holds.
@@ -58,6 +61,13 @@ impl Pool {
             unsafe { (alloc_zeroed(entries_layout()), alloc_zeroed(data_layout())) };
         if entries.is_null() || data.is_null() {
             handle_alloc_error(data_layout());
+        }
+        for buffer in 0..usize::from(BUFFERS) {
+            for touched in [0, USUAL_BYTES - 1] {
+                // SAFETY: below `BUFFERS` buffers of more than `USUAL_BYTES`, in memory that
+                // nobody else knows yet. Volatile: the store is for the page behind it.
+                unsafe { data.add(buffer * BUFFER_BYTES + touched).write_volatile(0) };
+            }
         }
         Self { entries: entries.cast(), data, tail: 0, held: BUFFERS }
     }
