@@ -189,10 +189,10 @@ pub(crate) fn in_force<T: Tables>(
 pub(crate) struct Plan<'t> {
     /// The route.
     pub(crate) route: &'t Route,
-    /// The new hop limit.
-    pub(crate) hop_limit: u8,
     /// The new UDP length (wire).
     pub(crate) udp_len: u16,
+    /// What the change of the length adds to a sum that it counts in once.
+    pub(crate) length_delta: u16,
     hop: &'t NextHop,
     udp_checksum: u16,
     exit: Verdict,
@@ -213,24 +213,25 @@ impl Plan<'_> {
     /// Writes the link header's addresses; a family writes its EtherType.
     #[inline(always)]
     pub(crate) fn write_link(&self, eth: &mut Ethernet) {
-        eth.dst = self.hop.dst_mac;
-        eth.src = self.hop.src_mac;
+        let NextHop { dst_mac: [a, b, c], src_mac: [d, e, f], .. } = *self.hop;
+        let macs: [u32; 3] = zerocopy::transmute!([a, b, c, d, e, f]);
+        [eth.dst, eth.src] = zerocopy::transmute!(macs);
     }
 
     /// Writes the UDP header.
     #[inline(always)]
     pub(crate) fn write_udp(&self, udp: &mut Udp) {
-        udp.src = self.route.src_port;
-        udp.dst = self.route.dst_port;
-        udp.len = self.udp_len;
-        udp.checksum = self.udp_checksum;
+        let Route { src_port, dst_port, .. } = *self.route;
+        let ports: u32 = zerocopy::transmute!([src_port, dst_port]);
+        let rest: u32 = zerocopy::transmute!([self.udp_len, self.udp_checksum]);
+        *udp = zerocopy::transmute!([ports, rest]);
     }
 
     /// Writes the channel header in front of the application data.
     #[inline(always)]
     pub(crate) fn write_channel(&self, channel: &mut Channel) {
-        channel.number = self.route.channel;
-        channel.len = be16(self.bytes);
+        let word: u32 = zerocopy::transmute!([self.route.channel, be16(self.bytes)]);
+        *channel = zerocopy::transmute!(word);
     }
 }
 
@@ -249,7 +250,7 @@ pub(crate) fn plan<'t, T: Tables>(
     }
     let change = change(route, old, side)?;
     let hop = tables.next_hop(route.next_hop.into())?;
-    if hop.state != NEXT_HOP_VALID || hop.tag_count != 0 {
+    if [hop.tag_count, hop.state] != [0, NEXT_HOP_VALID] {
         return None;
     }
     let packet_bytes = change.udp_bytes + u32::from(old.ip_bytes);
@@ -270,13 +271,14 @@ pub(crate) fn plan<'t, T: Tables>(
     } else {
         return None;
     };
-    let added = u32::from(route.udp_delta) + change.sum;
+    let length_delta = change.length_delta;
+    let added = u32::from(route.udp_delta) + change.sum + 2 * u32::from(length_delta);
     Some(Plan {
         route,
-        hop_limit: old.hop_limit - 1,
         udp_len,
+        length_delta,
         hop,
-        udp_checksum: udp_checksum(old.udp.len, old.udp.checksum, udp_len, added),
+        udp_checksum: udp_checksum(old.udp.checksum, added),
         exit,
         direction,
         bytes: change.bytes,
@@ -291,8 +293,10 @@ struct Change {
     bytes: u16,
     /// New UDP header and payload; more than UDP can say, at worst.
     udp_bytes: u32,
-    /// What it adds to the sum of UDP's checksum.
+    /// What the channel header adds to the sum of UDP's checksum.
     sum: u32,
+    /// What the length adds to a sum that it counts in once.
+    length_delta: u16,
 }
 
 #[inline(always)]
@@ -305,6 +309,7 @@ fn change(route: &Route, old: &Datagram, side: Side) -> Option<Change> {
             bytes: udp_len - UDP_HEADER_BYTES - CHANNEL_BYTES,
             udp_bytes: u32::from(udp_len - CHANNEL_BYTES),
             sum: u32::from(!channel.number) + u32::from(!channel.len),
+            length_delta: !be16(CHANNEL_BYTES),
         }),
         Side::Relayed if route.action == ACTION_WRAP => {
             let bytes = udp_len - UDP_HEADER_BYTES;
@@ -314,6 +319,7 @@ fn change(route: &Route, old: &Datagram, side: Side) -> Option<Change> {
                 bytes,
                 udp_bytes: u32::from(udp_len) + u32::from(CHANNEL_BYTES),
                 sum: u32::from(route.channel) + u32::from(be16(bytes)),
+                length_delta: be16(CHANNEL_BYTES),
             })
         }
         Side::Listening(..) | Side::Stun | Side::Relayed => None,

@@ -194,10 +194,11 @@ fn rewrite<F: Frame, T: Tables>(
     let udp_len = UDP_BYTES + gap + change.data + change.zeros;
     #[allow(clippy::cast_possible_truncation, reason = "`decide` has seen that it fits")]
     let udp_len = udp_len as u16;
-    let added = u32::from(route.udp_delta) + change.sum + removed;
+    let lengths = 2 * (u32::from(be16(udp_len)) + u32::from(!word(old.udp_len)));
+    let added = u32::from(route.udp_delta) + change.sum + removed + lengths;
     let new = New {
         udp_len,
-        udp_checksum: udp_checksum(word(old.udp_len), word(old.udp_checksum), be16(udp_len), added),
+        udp_checksum: udp_checksum(word(old.udp_checksum), added),
         hops: change.hops,
     };
     if !admitted(tables, route, change) {
@@ -417,15 +418,14 @@ fn padding<F: Frame>(frame: &F, at: u32, change: &Change) -> Option<u32> {
     Some(u32::from(!u16::from_ne_bytes(words[0])) + u32::from(!u16::from_ne_bytes(words[1])))
 }
 
-/// The checksum is adjusted, never computed: what was wrong on the way here stays wrong.
+/// The checksum is adjusted, never computed: what was wrong on the way here stays wrong. Of what
+/// is `added`, UDP's length counts twice: in its header and in the pseudo-header.
 #[inline(always)]
-pub(crate) fn udp_checksum(old_len: u16, checksum: u16, len: u16, added: u32) -> u16 {
+pub(crate) fn udp_checksum(checksum: u16, added: u32) -> u16 {
     if checksum == 0 {
         return 0;
     }
-    // UDP's length counts twice: in its header and in the pseudo-header.
-    let lengths = 2 * (u32::from(len) + u32::from(!old_len));
-    match checksum::update(checksum, added + lengths) {
+    match checksum::update(checksum, added) {
         // RFC 768: zero would say that there is none.
         0 => 0xFFFF,
         sum => sum,

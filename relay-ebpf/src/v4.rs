@@ -164,38 +164,33 @@ fn decide<'t, F: Frame, T: Tables>(
     };
     let plan = plan(tables, route, &datagram, &old.eth.dst, side)?;
     let total_len = be16(u16::from_be(plan.udp_len) + HEADER_BYTES);
-    let lengths = u32::from(total_len) + u32::from(!old.ip.total_len);
-    let added = u32::from(route.ip_delta) + lengths + u32::from(HOP_DELTA);
+    let added = u32::from(route.ip_delta) + u32::from(plan.length_delta) + u32::from(HOP_DELTA);
     let checksum = checksum::update(old.ip.checksum, added);
-    let Ipv4 { tos, id, fragment, .. } = old.ip;
-    Some((Kept { tos, total_len, id, fragment, checksum }, plan))
+    let kept = Kept {
+        version_length: zerocopy::transmute!([[VERSION_IHL, old.ip.tos], total_len.to_ne_bytes()]),
+        id_fragment: zerocopy::transmute!([old.ip.id, old.ip.fragment]),
+        ttl_checksum: zerocopy::transmute!([
+            [old.ip.ttl - 1, PROTOCOL_UDP],
+            checksum.to_ne_bytes()
+        ]),
+    };
+    Some((kept, plan))
 }
 
-/// Fields of the new IP header that come from the old one.
+/// The first words of the new IP header: what comes from the old one.
 struct Kept {
-    tos: u8,
-    total_len: u16,
-    id: u16,
-    fragment: u16,
-    checksum: u16,
+    version_length: u32,
+    id_fragment: u32,
+    ttl_checksum: u32,
 }
 
 #[inline(always)]
 fn write(new: &mut Ipv4Udp, kept: Kept, plan: &Plan<'_>) {
     plan.write_link(&mut new.eth);
     new.eth.ether_type = ether_type::IPV4;
-    let Kept { tos, total_len, id, fragment, checksum } = kept;
-    new.ip = Ipv4 {
-        version_ihl: VERSION_IHL,
-        tos,
-        total_len,
-        id,
-        fragment,
-        ttl: plan.hop_limit,
-        protocol: PROTOCOL_UDP,
-        checksum,
-        src: zerocopy::transmute!(plan.route.src[0]),
-        dst: zerocopy::transmute!(plan.route.dst[0]),
-    };
+    let Kept { version_length, id_fragment, ttl_checksum } = kept;
+    let Route { src, dst, .. } = *plan.route;
+    let words = [version_length, id_fragment, ttl_checksum, src[0], dst[0]];
+    new.ip = zerocopy::transmute!(words);
     plan.write_udp(&mut new.udp);
 }

@@ -34,7 +34,8 @@ pub(crate) fn relay<F: Frame, T: Tables>(
     let channel = || frame.headers::<Ipv6Channel>().map(|headers| headers.channel);
     let side = side(frame.bytes(), config, &old.ip, &old.udp, LINK_BYTES, channel)?;
     // RFC 8656 §13.2: the traffic class is copied; the flow label is the sender's own, and is not.
-    let kept = [old.ip.version_class_flow[0] & VERSION_CLASS_MASK, 0];
+    let class = old.ip.version_class_flow[0] & VERSION_CLASS_MASK;
+    let kept = (class, old.ip.hop_limit);
     // One straight path for each side: the verifier follows values better than their merging.
     match side {
         Side::Listening(..) => {
@@ -162,15 +163,15 @@ fn decide<'t, F: Frame, T: Tables>(
     plan(tables, route, &datagram, &old.eth.dst, side)
 }
 
+/// `kept` are version and traffic class, and the old hop limit.
 #[inline(always)]
-fn write(new: &mut Ipv6Udp, version_class_flow: [u16; 2], plan: &Plan<'_>) {
+fn write(new: &mut Ipv6Udp, (class, hop_limit): (u16, u8), plan: &Plan<'_>) {
     plan.write_link(&mut new.eth);
     new.eth.ether_type = ether_type::IPV6;
-    new.ip.version_class_flow = version_class_flow;
-    new.ip.payload_len = plan.udp_len;
-    new.ip.next_header = PROTOCOL_UDP;
-    new.ip.hop_limit = plan.hop_limit;
-    new.ip.src = zerocopy::transmute!(plan.route.src);
-    new.ip.dst = zerocopy::transmute!(plan.route.dst);
+    let version_class_flow: u32 = zerocopy::transmute!([class, 0]);
+    let hops = u16::from_ne_bytes([PROTOCOL_UDP, hop_limit - 1]);
+    let length_hops: u32 = zerocopy::transmute!([plan.udp_len, hops]);
+    let ([a, b, c, d], [e, f, g, h]) = (plan.route.src, plan.route.dst);
+    new.ip = zerocopy::transmute!([version_class_flow, length_hops, a, b, c, d, e, f, g, h]);
     plan.write_udp(&mut new.udp);
 }
