@@ -118,11 +118,22 @@ END
     for end in "10.77.$3.2" "fd77:$3::2" "10.77.$5.2" "fd77:$5::2"; do
         must ip netns exec relay ping -q -c 1 -W 30 "$end" >/dev/null
     done
+    # Next hops are resolved beside the traffic, and a guest is slow: one flow goes ahead, and the
+    # others find them resolved.
+    /sbin/ip netns exec client relay-bench load "turn:$server" --user alice --password wonderland \
+        --peer "$peer" --rate 1 --duration 10m --stall 60000 --quiet >/dev/null &
+    ahead=$!
+    until page metrics >/tmp/metrics && grep -q '^turnpike_next_hops.*"resolved"} 2' /tmp/metrics; do
+        kill -0 $ahead 2>/dev/null || { echo "the flow that goes ahead ended"; finish failed; }
+        sleep 0.1
+    done
     ip netns exec client relay-bench load "turn:$server" --user alice --password wonderland \
         --peer "$peer" --allocations 4 --rate 25 --duration 3s --drain 30000 --stall 60000 \
         --json /tmp/load.json --quiet
     load=$?
     page metrics >/tmp/metrics
+    kill -INT $ahead
+    wait $ahead
     grep '^turnpike_xdp_verdicts_total.* [1-9]' /tmp/metrics
     kill $turnpike $echo
     wait $echo
