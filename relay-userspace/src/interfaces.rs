@@ -63,11 +63,11 @@ impl fmt::Display for NoSuchInterface {
 impl std::error::Error for NoSuchInterface {}
 
 impl Interfaces {
-    /// Asks the kernel.
+    /// Asks the kernel. Gives every link, too.
     ///
     /// # Errors
     /// Netlink is not to be had, or does not answer.
-    pub(crate) async fn read() -> anyhow::Result<Self> {
+    pub(crate) async fn read() -> anyhow::Result<(Self, Links)> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         let connection = tokio::spawn(connection);
         let links: Vec<_> = handle.link().get().execute().try_collect().await?;
@@ -106,7 +106,7 @@ impl Interfaces {
                 broadcasts: mine.flat_map(broadcasts).collect(),
             });
         }
-        Ok(Self(carriers))
+        Ok((Self(carriers), stacked))
     }
 
     /// Every address of this machine.

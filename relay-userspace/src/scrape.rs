@@ -93,8 +93,7 @@ impl Relay {
 
     /// The path that packets take where they can.
     pub(crate) fn mode(&self) -> Mode {
-        let attachments = self.kernel.as_ref().map_or(&[][..], |kernel| kernel.attachments());
-        attachments.first().map_or(Mode::Userspace, |attachment| attachment.mode)
+        self.kernel.as_ref().map_or(Mode::Userspace, |kernel| kernel.mode())
     }
 
     /// Everything that is counted, read now, and how the relay is.
@@ -140,14 +139,13 @@ impl Relay {
 
     fn interfaces(&self) -> Vec<metrics::Interface> {
         let kernel = self.kernel.iter();
-        let attached = kernel.flat_map(|kernel| {
-            kernel.attachments().iter().map(|place| (&place.interface, kernel.mode(place)))
-        });
-        let by_sockets = self.userspace.iter().map(|interface| (interface, Mode::Userspace));
+        let attached = kernel.flat_map(|kernel| kernel.attachments());
+        let attached = attached.map(|place| (place.interface.name, place.mode));
+        let by_sockets = self.userspace.iter().map(|i| (i.name.clone(), Mode::Userspace));
         attached
             .chain(by_sockets)
-            .map(|(interface, mode)| metrics::Interface {
-                name: interface.name.clone(),
+            .map(|(name, mode)| metrics::Interface {
+                name,
                 mode: match mode {
                     Mode::Native => InterfaceMode::Native,
                     Mode::Generic => InterfaceMode::Generic,

@@ -31,7 +31,7 @@ use crate::cli;
 use crate::clock;
 use crate::config::{Config, Mode as WantedMode, Pin};
 use crate::datapath::{
-    self, Answering, DatapathError, Interface, Kernel, Mode, Pins, PinsError, Settings,
+    self, Answering, DatapathError, Interface, Kernel, Links, Mode, Pins, PinsError, Settings,
 };
 use crate::hints::Hints;
 use crate::interfaces::Interfaces;
@@ -58,6 +58,7 @@ struct Place {
     /// The broadcast addresses of its networks.
     broadcasts: Vec<Ipv4Addr>,
     interfaces: Vec<Interface>,
+    links: Links,
 }
 
 /// Runs the relay until SIGINT or SIGTERM.
@@ -79,7 +80,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     let admin = config.metrics_listen.map(Admin::bind).transpose()?;
     let kernel = load_kernel(&config, &place)?;
     // Dropped however this ends, but for a signal that cannot be caught: then the program stays.
-    let _pins = kernel.as_ref().and_then(|(kernel, _)| kernel.take_pins());
+    let _pins = kernel.as_ref().map(|(kernel, _)| kernel.unpin_at_end());
     let (ended, mut shard_ended) = unbounded_channel();
     let kernel_ref = kernel.as_ref().map(|(kernel, _)| kernel);
     let (asks, asked) = store::channel();
@@ -136,7 +137,8 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
 }
 
 async fn place(config: &Config) -> anyhow::Result<Place> {
-    let interfaces = Interfaces::read().await.context("reading this machine's interfaces")?;
+    let (interfaces, links) =
+        Interfaces::read().await.context("reading this machine's interfaces")?;
     let listen = interfaces.expand(&config.listen_udp);
     if listen.is_empty() {
         bail!("[listen] udp: this machine has no address that the wildcards could stand for");
@@ -154,7 +156,7 @@ async fn place(config: &Config) -> anyhow::Result<Place> {
     let others: BTreeSet<IpAddr> = interfaces.addresses().chain(listening).collect();
     let others = others.into_iter().filter(|ip| !relays.contains(ip)).collect();
     let broadcasts = interfaces.broadcasts().into_iter().collect();
-    Ok(Place { listen, relays, others, broadcasts, interfaces: selected })
+    Ok(Place { listen, relays, others, broadcasts, interfaces: selected, links })
 }
 
 /// Binds everything once, alone: SO_REUSEPORT would let a second server share our ports silently.
@@ -248,6 +250,7 @@ fn try_kernel(
     let settings = Settings {
         object: config.datapath.object.as_deref(),
         interfaces: place.interfaces.clone(),
+        links: &place.links,
         modes,
         relayed: (*config.relay.ports.start(), *config.relay.ports.end()),
         channel_last: channel_range(config).last(),

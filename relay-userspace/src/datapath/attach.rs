@@ -5,7 +5,7 @@
 use std::thread;
 use std::time::Duration;
 
-use aya::programs::xdp::XdpLinkId;
+use aya::programs::xdp::{XdpLink, XdpLinkId};
 use aya::programs::{ProgramError, Xdp, XdpMode};
 use aya::sys::SyscallError;
 use tracing::{info, warn};
@@ -62,8 +62,10 @@ pub(crate) struct Attachment {
 
 /// Where the program is attached, and what keeps it there.
 pub(super) struct Attached {
+    /// On every interface.
+    pub(super) mode: Mode,
     /// Each interface.
-    pub(super) attachments: Vec<Attachment>,
+    pub(super) interfaces: Vec<Interface>,
     /// The links to them, in the same order.
     pub(super) links: Vec<XdpLinkId>,
 }
@@ -121,7 +123,7 @@ fn attach_all(
     mode: Mode,
     patience: Patience,
 ) -> Result<Attached, DatapathError> {
-    let mut attached = Attached { attachments: Vec::new(), links: Vec::new() };
+    let mut attached = Attached { mode, interfaces: interfaces.to_vec(), links: Vec::new() };
     let Some(xdp) = mode.xdp() else { return Ok(attached) };
     for interface in interfaces {
         match attach_one(program, interface.index, xdp, patience.tries()) {
@@ -135,12 +137,26 @@ fn attach_all(
                 return Err(DatapathError::Attach { interface, mode, cause });
             }
         }
-        attached.attachments.push(Attachment { interface: interface.clone(), mode });
     }
     for interface in interfaces {
         info!(interface = interface.name, mode = mode.name(), "XDP attached");
     }
     Ok(attached)
+}
+
+/// Attaches to an interface that is back, in the mode of all others.
+///
+/// # Errors
+/// The kernel refuses.
+pub(super) fn attach_again(
+    program: &mut Xdp,
+    interface: &Interface,
+    mode: Mode,
+) -> Result<XdpLink, DatapathError> {
+    let xdp = mode.xdp().ok_or(DatapathError::NoInterface)?;
+    attach_one(program, interface.index, xdp, Patience::None.tries())
+        .and_then(|link| program.take_link(link))
+        .map_err(|cause| DatapathError::Attach { interface: interface.name.clone(), mode, cause })
 }
 
 fn attach_one(

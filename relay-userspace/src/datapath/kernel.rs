@@ -1,35 +1,34 @@
 //! The handle on the kernel: loads, attaches, and lets one control message at a time at the maps.
 //! One lock around all of it; control messages take it, packets never do.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{Array, DevMap, HashMap as BpfHashMap, MapData, PerCpuArray};
-use aya::programs::Xdp;
-use aya::programs::links::PinnedLink;
+use aya::maps::{Array, MapData, PerCpuArray};
 use aya::{Ebpf, EbpfLoader};
 use relay_common::abi::{
-    ABI_VERSION, Config, Count, Direction, LinkKey, NextHop, PROGRAM, Policer, Reason, Station,
-    TIMES_BUCKETS, TIMES_SWITCH, map,
+    ABI_VERSION, Config, Count, Direction, NextHop, Policer, Reason, TIMES_BUCKETS, TIMES_SWITCH,
+    map,
 };
 use relay_common::addr::{FiveTuple, ServerAddr};
 use relay_common::police;
 use relay_turn::{Binding, POLICING_BURST_NS, Permission};
 use rustix::system::uname;
 use tokio::sync::mpsc::UnboundedSender;
-use tracing::warn;
 
 use super::KernelLog;
-use super::attach::{Attached, Attachment, Interface, Mode, Patience, attach};
-use super::error::{Chain, DatapathError};
+use super::attach::{Attachment, Interface, Mode, Patience, attach};
+use super::error::DatapathError;
+use super::links::Links;
 use super::maps::take;
 use super::means::EPOCH;
 use super::next_hops::Change;
 use super::pins::{Pins, told};
 use super::pod::Plain;
+use super::ports::{Exits, Ports, program};
+use super::stations::Stations;
 use super::table::Table;
 
 #[cfg(xdp_object_embedded)]
@@ -62,6 +61,8 @@ pub(crate) struct Settings<'a> {
     pub(crate) object: Option<&'a Path>,
     /// Where to attach.
     pub(crate) interfaces: Vec<Interface>,
+    /// Every link of the machine: whose frames are whose, before the first one comes.
+    pub(crate) links: &'a Links,
     /// The modes to try, in order.
     pub(crate) modes: Vec<Mode>,
     /// First and last relayed port.
@@ -101,27 +102,24 @@ pub(crate) struct KernelReport {
     pub(crate) next_hops_unresolved: u64,
 }
 
-/// Whom frames are for.
-struct Stations {
-    interfaces: Array<MapData, Plain<Station>>,
-    vlans: BpfHashMap<MapData, Plain<LinkKey>, Plain<Station>>,
-}
-
 /// The loaded, attached program and its maps. Dropping it detaches and forgets everything.
 pub(crate) struct Kernel {
-    attachments: Vec<Attachment>,
-    /// Interfaces that are gone since.
-    lost: Mutex<BTreeSet<u32>>,
     own: Vec<IpAddr>,
     log: Mutex<Option<KernelLog>>,
     table: Mutex<Table>,
     stations: Mutex<Stations>,
     times: Option<PerCpuArray<MapData, u64>>,
-    pins: Mutex<Option<Pins>>,
-    // The links, if they are pinned.
-    _links: Vec<PinnedLink>,
-    // Owns program and other links.
-    _ebpf: Ebpf,
+    ports: Mutex<Ports>,
+}
+
+/// Removes what is pinned when it is dropped: that is what detaches the program, once the process
+/// ended.
+pub(crate) struct Unpinning(Arc<Kernel>);
+
+impl Drop for Unpinning {
+    fn drop(&mut self) {
+        self.0.ports().unpin();
+    }
 }
 
 impl Kernel {
@@ -153,57 +151,36 @@ impl Kernel {
         }
         let mut config: Array<MapData, Plain<Config>> = take(&mut ebpf, map::CONFIG)?;
         config.set(0, Plain(config_of(settings)), 0).map_err(DatapathError::Map)?;
-        let mut ports: DevMap<MapData> = take(&mut ebpf, map::PORTS)?;
-        let mut egress: BpfHashMap<MapData, u32, u32> = take(&mut ebpf, map::EGRESS)?;
+        let mut exits = Exits::take(&mut ebpf)?;
         for (port, interface) in (0..).zip(&settings.interfaces) {
-            let name = || interface.name.clone();
-            ports
-                .set(port, interface.index, None, 0)
-                .map_err(|cause| DatapathError::Egress(name(), cause))?;
-            egress
-                .insert(interface.index, port, 0)
-                .map_err(|cause| DatapathError::Egress(name(), cause.into()))?;
+            exits.open(port, interface)?;
         }
         let mut table = Table::take(&mut ebpf, settings.limits, changes)?;
         for server in settings.answering.iter().flat_map(|answering| &answering.servers) {
             table.answer(*server)?;
         }
-        let interfaces = take(&mut ebpf, map::STATIONS)?;
-        let stations = Mutex::new(Stations { interfaces, vlans: take(&mut ebpf, map::LINKS)? });
+        let mut stations = Stations::take(&mut ebpf)?;
+        let interfaces = &settings.interfaces;
+        stations.write(settings.links, |index| interfaces.iter().any(|i| i.index == index));
         let times = match settings.measure_times {
             true => Some(take(&mut ebpf, map::TIMES)?),
             false => None,
         };
-        let program = program(&mut ebpf)?;
-        let Attached { attachments, links } =
-            attach(program, &settings.interfaces, &settings.modes, patience)?;
-        let mut pinned = Vec::new();
-        if let Some(pins) = &mut pins {
-            for (attachment, link) in attachments.iter().zip(links) {
-                let link = program.take_link(link).map_err(DatapathError::Program)?;
-                pinned.push(pins.pin_link(&attachment.interface.name, link)?);
-            }
-        }
+        let attached = attach(program(&mut ebpf)?, interfaces, &settings.modes, patience)?;
+        let ports = Mutex::new(Ports::new(ebpf, attached, exits, pins)?);
         let own = settings.own.clone();
-        let (log, table) = (Mutex::new(log), Mutex::new(table));
-        let pins = Mutex::new(pins);
-        let lost = Mutex::default();
-        let _links = pinned;
-        Ok(Self { attachments, lost, own, log, table, stations, times, pins, _links, _ebpf: ebpf })
+        let (log, table, stations) = (Mutex::new(log), Mutex::new(table), Mutex::new(stations));
+        Ok(Self { own, log, table, stations, times, ports })
     }
 
-    /// Where it was attached, and how.
-    pub(crate) fn attachments(&self) -> &[Attachment] {
-        &self.attachments
+    /// Each interface in order of its port, and how its packets are taken now.
+    pub(crate) fn attachments(&self) -> Vec<Attachment> {
+        self.ports().attachments().collect()
     }
 
-    /// How an interface's packets are taken now: by sockets, once it was gone.
-    pub(crate) fn mode(&self, attachment: &Attachment) -> Mode {
-        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        match lost.contains(&attachment.interface.index) {
-            true => Mode::Userspace,
-            false => attachment.mode,
-        }
+    /// The mode that the program is attached in.
+    pub(crate) fn mode(&self) -> Mode {
+        self.ports().mode()
     }
 
     /// The log of a debug object, once.
@@ -211,9 +188,9 @@ impl Kernel {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// What is pinned, once: dropping it is what detaches the program, after the process ended.
-    pub(crate) fn take_pins(&self) -> Option<Pins> {
-        self.pins.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// What removes the pins when the relay ends.
+    pub(crate) fn unpin_at_end(self: &Arc<Self>) -> Unpinning {
+        Unpinning(self.clone())
     }
 
     /// Lets the kernel relay a binding, or moves its deadlines. A channel to one of our own
@@ -256,12 +233,10 @@ impl Kernel {
         self.lock().set_next_hop(index, serial, value);
     }
 
-    /// Takes untagged frames as those of an interface; of none, with zeros.
-    pub(crate) fn set_station(&self, place: u32, station: Station) {
-        if let Err(error) = self.stations().interfaces.set(place, Plain(station), 0) {
-            let error = Chain(&error);
-            warn!(%error, "an interface's address could not be written");
-        }
+    /// Has frames taken as links say that interfaces with the program do.
+    pub(crate) fn write_stations(&self, links: &Links, is_attached: impl Fn(u32) -> bool) {
+        let mut stations = self.stations.lock().unwrap_or_else(PoisonError::into_inner);
+        stations.write(links, is_attached);
     }
 
     /// Leaves Binding requests to userspace from now on.
@@ -269,33 +244,17 @@ impl Kernel {
         self.lock().stop_answering();
     }
 
-    /// Takes frames with these tags as those of a VLAN device; whether the kernel has room.
-    pub(crate) fn set_vlan(&self, key: LinkKey, station: Station) -> bool {
-        let set = self.stations().vlans.insert(Plain(key), Plain(station), 0);
-        if let Err(error) = &set {
-            let error = Chain(error);
-            warn!(%error, "a VLAN does not fit into the kernel: its packets go through userspace");
-        }
-        set.is_ok()
+    /// Takes note that the interface with this index is gone, and the program with it.
+    pub(crate) fn lose(&self, index: u32) {
+        self.ports().lose(index);
     }
 
-    /// Takes note that an interface is gone, and the program with it.
-    pub(crate) fn lose(&self, interface: &Interface) {
-        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        if lost.insert(interface.index) {
-            let interface = &interface.name;
-            warn!(
-                interface,
-                "the interface is gone, and the XDP program with it: should it come back, its \
-                 packets go through userspace until the relay is restarted"
-            );
-        }
-    }
-
-    /// Leaves frames with these tags alone.
-    pub(crate) fn withdraw_vlan(&self, key: LinkKey) {
-        // One that is not there is as good as one that was removed.
-        let _ = self.stations().vlans.remove(&Plain(key));
+    /// Attaches to the interface of a port, which is back with this index.
+    ///
+    /// # Errors
+    /// The kernel refuses: the interface's packets go through userspace.
+    pub(crate) fn attach(&self, port: u32, index: u32) -> Result<(), DatapathError> {
+        self.ports().attach(port, index)
     }
 
     /// Reads the counters.
@@ -314,8 +273,9 @@ impl Kernel {
         Some(times)
     }
 
-    fn stations(&self) -> MutexGuard<'_, Stations> {
-        self.stations.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ports(&self) -> MutexGuard<'_, Ports> {
+        // A panic elsewhere leaves an interface gone or attached, and never half of it.
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_own_client(&self, five_tuple: &FiveTuple) -> bool {
@@ -357,11 +317,6 @@ fn config_of(settings: &Settings<'_>) -> Config {
         config.budget_key = answering.budget_key;
     }
     config
-}
-
-fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {
-    let program = ebpf.program_mut(PROGRAM).and_then(|program| program.try_into().ok());
-    program.ok_or(DatapathError::ForeignObject("no program"))
 }
 
 /// Whether a kernel's release is at least [`KERNEL_MIN`]. One that cannot be told is tried.

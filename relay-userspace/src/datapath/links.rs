@@ -13,8 +13,9 @@ use rtnetlink::packet_route::link::{
 pub(super) type Mac = [u8; 6];
 
 /// A link.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 struct Link {
+    name: String,
     mac: Mac,
     mtu: u32,
     is_up: bool,
@@ -48,7 +49,7 @@ pub(super) struct Egress {
 }
 
 /// Every link of this network namespace.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Links(HashMap<u32, Link>);
 
 impl Links {
@@ -69,6 +70,11 @@ impl Links {
     /// Whether there is such a link.
     pub(super) fn has(&self, index: u32) -> bool {
         self.0.contains_key(&index)
+    }
+
+    /// The link of a name.
+    pub(super) fn named(&self, name: &str) -> Option<u32> {
+        self.0.iter().find(|(_, link)| link.name == name).map(|(index, _)| *index)
     }
 
     /// Forgets every link.
@@ -165,9 +171,10 @@ fn is_of_bridge(message: &LinkMessage) -> bool {
 fn link(message: &LinkMessage) -> Link {
     let is_up = message.header.flags.contains(LinkFlags::LowerUp);
     let (mut mac, mut mtu, mut below, mut tag, mut is_foreign) = ([0; 6], 0, None, None, false);
-    let mut controller = None;
+    let (mut controller, mut name) = (None, String::new());
     for attribute in &message.attributes {
         match attribute {
+            LinkAttribute::IfName(text) => name.clone_from(text),
             LinkAttribute::Address(bytes) => mac = bytes[..].try_into().unwrap_or_default(),
             LinkAttribute::Mtu(bytes) => mtu = *bytes,
             LinkAttribute::Link(index) => below = Some(*index),
@@ -179,7 +186,7 @@ fn link(message: &LinkMessage) -> Link {
         }
     }
     let vlan = below.zip(tag).map(|(below, tag)| Vlan { below, tag });
-    Link { mac, mtu, is_up: is_up && !(is_foreign && vlan.is_some()), vlan, controller }
+    Link { name, mac, mtu, is_up: is_up && !(is_foreign && vlan.is_some()), vlan, controller }
 }
 
 /// The tag of a VLAN device.

@@ -8,13 +8,12 @@
 //! makes every next hop invalid until it is read anew: packets then go through userspace, never to
 //! a wrong place.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use relay_common::abi::{LinkKey, Station};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -23,6 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, warn};
 
 use super::attach::Interface;
+use super::error::Chain;
 use super::kernel::Kernel;
 use super::next_hops::Change;
 use super::rtnl::{Questions, Via};
@@ -42,14 +42,16 @@ const REFRESH_MAX: usize = 256;
 const BATCH: usize = 64;
 /// Pause before netlink is tried again after a failure.
 const RECONNECT: Duration = Duration::from_secs(1);
+/// Pause before the program is attached again to an interface that refused it; each is twice the
+/// one before: drivers may interrupt their traffic even to say no.
+const REATTACH_MIN: Duration = Duration::from_secs(1);
+const REATTACH_MAX: Duration = Duration::from_secs(64);
 
 struct Follower {
     kernel: Arc<Kernel>,
     view: View,
-    /// The VLANs that the kernel's map holds.
-    vlans: HashMap<LinkKey, Station>,
-    /// The interfaces that the kernel's map holds, by place.
-    stations: BTreeMap<u32, Station>,
+    /// Interfaces that are back and refuse the program, by port.
+    refused: HashMap<u32, Refused>,
     /// For interfaces whose frames come without their tags, what changes that.
     hidden_tags: HashMap<u32, String>,
     /// Those to look up again, in this order.
@@ -58,33 +60,28 @@ struct Follower {
     refreshed: u16,
 }
 
+/// An interface that does not take the program.
+struct Refused {
+    index: u32,
+    due: Instant,
+    pause: Duration,
+}
+
 /// Serves `changes` and the kernel's events until the relay ends.
 pub(crate) async fn follow(kernel: Arc<Kernel>, mut changes: UnboundedReceiver<Change>) {
-    let view = View::new(kernel.attachments().iter().map(|a| a.interface.index).collect());
-    let hidden_tags = hidden_tags(&kernel).await;
-    let (vlans, stations, due, refreshed) = Default::default();
-    let mut follower = Follower { kernel, view, vlans, stations, hidden_tags, due, refreshed };
+    let interfaces: Vec<Interface> =
+        kernel.attachments().into_iter().map(|attachment| attachment.interface).collect();
+    let view = View::new(interfaces.iter().cloned());
+    let (refused, hidden_tags, due, refreshed) = Default::default();
+    let mut follower = Follower { kernel, view, refused, hidden_tags, due, refreshed };
+    for interface in &interfaces {
+        follower.ask_for_tags(interface).await;
+    }
     while let Err(error) = follower.session(&mut changes).await {
         warn!(%error, "netlink: every next hop is resolved anew; userspace relays meanwhile");
         follower.forget();
         sleep(RECONNECT).await;
     }
-}
-
-/// The interfaces whose drivers keep tags from XDP, and the commands that change it.
-async fn hidden_tags(kernel: &Kernel) -> HashMap<u32, String> {
-    let mut hidden = HashMap::new();
-    for Interface { name, index } in kernel.attachments().iter().map(|a| &a.interface) {
-        match tags::command_to_show(name).await {
-            Ok(None) => {}
-            Ok(Some(command)) => {
-                debug!(name, command, "the driver keeps VLAN tags from XDP");
-                hidden.insert(*index, command);
-            }
-            Err(error) => debug!(name, %error, "the driver's VLAN offloads are not known"),
-        }
-    }
-    hidden
 }
 
 /// What an event means for the next hops.
@@ -93,7 +90,9 @@ enum Effect {
     None,
     /// Routes changed: resolve again.
     Routes,
-    /// Events were lost: read everything again.
+    /// Links changed, and with them routes.
+    Links,
+    /// Events were lost.
     Lost,
 }
 
@@ -136,6 +135,10 @@ impl Follower {
                 event = events.next() => match event.map(|(message, _)| self.event(message)) {
                     Some(Effect::None) => {}
                     Some(Effect::Routes) => settled = settled.or(Some(Instant::now() + SETTLE)),
+                    Some(Effect::Links) => {
+                        self.reattach().await;
+                        settled = settled.or(Some(Instant::now() + SETTLE));
+                    }
                     Some(Effect::Lost) => {
                         self.read_all(questions).await?;
                         settled = Some(Instant::now());
@@ -146,7 +149,10 @@ impl Follower {
                     settled = None;
                     self.all_due();
                 }
-                _ = refresh.tick() => self.some_due(),
+                _ = refresh.tick() => {
+                    self.reattach().await;
+                    self.some_due();
+                }
                 () = std::future::ready(()), if !self.due.is_empty() => {
                     let batch = self.due.len().min(BATCH);
                     let batch: Vec<u16> = self.due.drain(..batch).collect();
@@ -185,15 +191,15 @@ impl Follower {
             RouteNetlinkMessage::NewLink(link) => {
                 self.view.links.insert(&link);
                 self.write_links();
-                return Effect::Routes;
+                return Effect::Links;
             }
             RouteNetlinkMessage::DelLink(link) => {
                 self.view.links.remove(&link);
-                self.write_links();
                 if !self.view.links.has(link.header.index) {
                     self.lose(link.header.index);
                 }
-                return Effect::Routes;
+                self.write_links();
+                return Effect::Links;
             }
             RouteNetlinkMessage::NewRoute(_)
             | RouteNetlinkMessage::DelRoute(_)
@@ -214,45 +220,75 @@ impl Follower {
             let changes = self.view.neighbour(neighbour);
             self.write(changes);
         }
-        self.write_links();
         // A list that was read while links came and went may lack one.
         for index in self.view.unknown() {
             if !questions.has_link(index).await? {
                 self.lose(index);
             }
         }
+        self.write_links();
+        self.reattach().await;
         Ok(())
     }
 
     /// Brings everything up to date that links decide.
     fn write_links(&mut self) {
-        let stations = self.view.links.stations(|index| self.view.port(index).is_some());
-        for place in self.stations.keys().filter(|place| !stations.contains_key(place)) {
-            self.kernel.set_station(*place, Station::default());
-        }
-        for (place, station) in &stations {
-            if self.stations.get(place) != Some(station) {
-                self.kernel.set_station(*place, *station);
-            }
-        }
-        self.stations = stations;
-        let vlans = self.view.links.vlans(|bottom| self.view.port(bottom).is_some());
-        self.vlans.retain(|key, _| {
-            let stays = vlans.contains_key(key);
-            if !stays {
-                self.kernel.withdraw_vlan(*key);
-            }
-            stays
-        });
-        for (key, station) in vlans {
-            self.tell_of_hidden_tags(key.ifindex);
-            // One that does not fit is tried again with the next change.
-            if self.vlans.get(&key) != Some(&station) && self.kernel.set_vlan(key, station) {
-                self.vlans.insert(key, station);
+        let is_attached = |index| self.view.port(index).is_some();
+        self.kernel.write_stations(&self.view.links, is_attached);
+        if !self.hidden_tags.is_empty() {
+            for key in self.view.links.vlans(is_attached).into_keys() {
+                self.tell_of_hidden_tags(key.ifindex);
             }
         }
         let changes = self.view.all_changes();
         self.write(changes);
+    }
+
+    /// Attaches to interfaces that are back. One that refuses is left to userspace for a while.
+    async fn reattach(&mut self) {
+        for (port, interface) in self.view.back() {
+            let now = Instant::now();
+            let before = self.refused.get(&port).filter(|refused| refused.index == interface.index);
+            if before.is_some_and(|refused| refused.due > now) {
+                continue;
+            }
+            match self.kernel.attach(port, interface.index) {
+                Ok(()) => {
+                    self.refused.remove(&port);
+                    self.view.attach(port, interface.index);
+                    self.ask_for_tags(&interface).await;
+                    self.write_links();
+                }
+                Err(error) => {
+                    let error = Chain(&error);
+                    if before.is_none() {
+                        let interface = &interface.name;
+                        warn!(
+                            interface,
+                            %error,
+                            "the interface is back, and does not take the XDP program: its packets \
+                             go through userspace; this is tried again"
+                        );
+                    }
+                    let pause = before.map_or(REATTACH_MIN, |refused| refused.pause * 2);
+                    let pause = pause.min(REATTACH_MAX);
+                    let refused = Refused { index: interface.index, due: now + pause, pause };
+                    self.refused.insert(port, refused);
+                }
+            }
+        }
+    }
+
+    /// Finds out whether a driver keeps tags from XDP, and what changes that.
+    async fn ask_for_tags(&mut self, Interface { name, index }: &Interface) {
+        match tags::command_to_show(name).await {
+            Ok(None) => {}
+            Ok(Some(command)) => {
+                debug!(name, command, "the driver keeps VLAN tags from XDP");
+                self.hidden_tags.insert(*index, command);
+            }
+            Err(error) => debug!(name, %error, "the driver's VLAN offloads are not known"),
+        }
     }
 
     /// Tells once of an interface with VLAN devices whose tags XDP does not see.
@@ -268,12 +304,10 @@ impl Follower {
         }
     }
 
-    /// Tells of an interface with the program that is no more.
-    fn lose(&self, index: u32) {
-        let attached = self.kernel.attachments().iter().map(|attachment| &attachment.interface);
-        for interface in attached.filter(|interface| interface.index == index) {
-            self.kernel.lose(interface);
-        }
+    /// An interface with the program is no more.
+    fn lose(&mut self, index: u32) {
+        self.view.lose(index);
+        self.kernel.lose(index);
     }
 
     /// Has every next hop looked up again. What waits for it keeps its place: under a storm of

@@ -11,6 +11,7 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourState,
 };
 
+use super::attach::Interface;
 use super::links::{Links, Mac};
 use super::next_hops::Ends;
 use super::rtnl::Via;
@@ -46,15 +47,23 @@ pub(super) struct View {
     pub(super) links: Links,
     neighbours: HashMap<(u32, IpAddr), Neighbour>,
     hops: HashMap<u16, Hop>,
-    /// Interfaces with the program, by their port.
-    attached: Vec<u32>,
+    /// By their number.
+    ports: Vec<Port>,
+}
+
+/// A place for an interface.
+struct Port {
+    name: String,
+    /// The interface with the program; none while it is gone.
+    attached: Option<u32>,
 }
 
 impl View {
-    /// Knows nothing yet.
-    pub(super) fn new(attached: Vec<u32>) -> Self {
+    /// Knows nothing yet but where the program is, by port.
+    pub(super) fn new(attached: impl IntoIterator<Item = Interface>) -> Self {
         let (links, neighbours, hops) = Default::default();
-        Self { links, neighbours, hops, attached }
+        let port = |Interface { name, index }| Port { name, attached: Some(index) };
+        Self { links, neighbours, hops, ports: attached.into_iter().map(port).collect() }
     }
 
     /// A next hop is in use from now on: its place holds nothing.
@@ -144,12 +153,39 @@ impl View {
 
     /// The port of an interface, if the program is attached to it.
     pub(super) fn port(&self, ifindex: u32) -> Option<u32> {
-        (0..).zip(&self.attached).find(|(_, index)| **index == ifindex).map(|(port, _)| port)
+        let mut ports = (0..).zip(&self.ports);
+        ports.find(|(_, port)| port.attached == Some(ifindex)).map(|(number, _)| number)
     }
 
     /// Interfaces with the program that no link is known of.
     pub(super) fn unknown(&self) -> Vec<u32> {
-        self.attached.iter().copied().filter(|index| !self.links.has(*index)).collect()
+        let attached = self.ports.iter().filter_map(|port| port.attached);
+        attached.filter(|index| !self.links.has(*index)).collect()
+    }
+
+    /// An interface with the program is gone.
+    pub(super) fn lose(&mut self, ifindex: u32) {
+        for port in self.ports.iter_mut().filter(|port| port.attached == Some(ifindex)) {
+            port.attached = None;
+        }
+    }
+
+    /// Ports whose interface is gone, and the link that has its name now.
+    pub(super) fn back(&self) -> Vec<(u32, Interface)> {
+        let gone = (0..).zip(&self.ports).filter(|(_, port)| port.attached.is_none());
+        let back = gone.filter_map(|(number, Port { name, .. })| {
+            let index = self.links.named(name)?;
+            Some((number, Interface { name: name.clone(), index }))
+        });
+        back.collect()
+    }
+
+    /// The program is on the interface of a port again.
+    pub(super) fn attach(&mut self, number: u32, ifindex: u32) {
+        let mut ports = (0..).zip(&mut self.ports);
+        if let Some((_, port)) = ports.find(|(other, _)| *other == number) {
+            port.attached = Some(ifindex);
+        }
     }
 
     fn changes(&mut self, concerned: impl Fn(&Via) -> bool) -> Vec<Change> {
@@ -253,6 +289,11 @@ mod tests {
         message
     }
 
+    fn interfaces(indexes: &[u32]) -> Vec<Interface> {
+        let interface = |index: &u32| Interface { name: format!("eth{index}"), index: *index };
+        indexes.iter().map(interface).collect()
+    }
+
     fn via(gateway: u8) -> Option<Via> {
         Some(Via { ifindex: 5, gateway: ip(gateway), mtu: None })
     }
@@ -266,7 +307,7 @@ mod tests {
     }
 
     fn view() -> View {
-        let mut view = View::new(vec![4, 5]);
+        let mut view = View::new(interfaces(&[4, 5]));
         assert_eq!(learn(&mut view), []);
         view.want(3, 70, (LOCAL, ip(77)));
         view
@@ -321,7 +362,7 @@ mod tests {
         let mut view = view();
         let via = |ifindex, gateway| Via { ifindex, gateway: ip(gateway), mtu: None };
         let kept = |message: NeighbourMessage| {
-            let mut view = View::new(vec![5]);
+            let mut view = View::new(interfaces(&[5]));
             view.neighbour(&message);
             !view.may_ask_for(via(5, 8))
         };
@@ -358,5 +399,26 @@ mod tests {
         let view = view();
         assert_eq!([3, 4, 5].map(|index| view.port(index)), [None, Some(0), Some(1)]);
         assert_eq!(view.unknown(), [4], "nobody said anything of it");
+    }
+
+    #[test]
+    fn an_interface_that_is_back_has_its_port_again_once_the_program_is_on_it() {
+        let mut view = view();
+        assert_eq!(gateway(view.route(3, via(8))), 8);
+        view.links.remove(&link(5));
+        view.lose(5);
+        assert_eq!(view.unknown(), [4]);
+        assert_eq!(view.all_changes()[0].value, NextHop::default());
+        assert_eq!(view.back(), [], "no link has its name");
+        let mut other = link(9);
+        other.attributes.push(LinkAttribute::IfName("eth5".to_owned()));
+        view.links.insert(&other);
+        assert_eq!(view.back(), [(1, Interface { name: "eth5".to_owned(), index: 9 })]);
+        assert_eq!(view.port(9), None, "the program is not on it");
+        view.attach(1, 9);
+        assert_eq!((view.port(9), view.back()), (Some(1), Vec::new()));
+        view.neighbour(&neighbour(9, 8, NeighbourState::Reachable));
+        let by_nine = view.route(3, Some(Via { ifindex: 9, gateway: ip(8), mtu: None }));
+        assert_eq!(by_nine.map(|change| (change.value.port, change.value.ifindex)), Some((1, 9)));
     }
 }

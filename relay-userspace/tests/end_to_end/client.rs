@@ -240,6 +240,12 @@ impl Client {
         self.socket.send(&message).unwrap();
     }
 
+    /// Sends on the channel, if there is a way.
+    pub(crate) fn try_send(&self, data: [u8; 4]) -> bool {
+        let message = [&CHANNEL.to_be_bytes()[..], &[0, 4], &data].concat();
+        self.socket.send(&message).is_ok()
+    }
+
     /// Sends by a Send indication, its attributes in the RFC's order.
     pub(crate) fn send_to(&self, peer: SocketAddr, data: &[u8]) {
         self.indicate(peer, data, &[]);

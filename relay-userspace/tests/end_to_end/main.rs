@@ -12,6 +12,7 @@ mod families;
 mod fragments;
 mod full;
 mod icmp;
+mod interfaces;
 mod junk;
 mod lifecycle;
 mod needs;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         whole::TESTS,
         network::TESTS,
         next_hops::TESTS,
+        interfaces::TESTS,
         full::TESTS,
         lifecycle::TESTS,
         pins::TESTS,

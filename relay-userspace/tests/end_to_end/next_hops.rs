@@ -110,7 +110,8 @@ fn index_of(namespace: &Namespace, interface: &str) -> u32 {
     link[0]["ifindex"].as_u64().unwrap().try_into().unwrap()
 }
 
-fn mac_of(namespace: &Namespace, interface: &str) -> String {
+/// The MAC address of an interface, as text.
+pub(crate) fn mac_of(namespace: &Namespace, interface: &str) -> String {
     let link = namespace.ip(&format!("-j link show {interface}"));
     let link: Value = serde_json::from_str(&link).unwrap();
     link[0]["address"].as_str().unwrap().to_owned()

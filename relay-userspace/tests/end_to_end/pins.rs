@@ -100,7 +100,7 @@ fn plan(bpf_fs: &BpfFs, mode: &'static str) -> Plan {
 }
 
 /// Kills a relay whose program is attached twice.
-fn kill(mut relay: Relay<'_>, namespace: &Namespace) {
+pub(crate) fn kill(mut relay: Relay<'_>, namespace: &Namespace) {
     assert!(!relay.end_by(Signal::KILL, SOON).success());
     assert_eq!(attached(namespace).len(), 2, "pinned programs stay");
 }

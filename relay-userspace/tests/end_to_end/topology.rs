@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{fs, panic, process, thread};
 
@@ -104,7 +105,7 @@ impl Drop for Namespace {
 /// Client, relay and peer, and what lies between them.
 pub(crate) struct Topology {
     // Goes first: it holds on to interfaces of the namespaces below.
-    _bystander: Option<Ebpf>,
+    bystander: Option<Mutex<Ebpf>>,
     /// Where clients run: 10.77.1.2 and fd77:1::2; also 10.77.1.9.
     pub(crate) client: Namespace,
     /// Where the relay runs.
@@ -116,6 +117,7 @@ pub(crate) struct Topology {
 }
 
 const CLIENT: [&str; 3] = ["10.77.1.2/24", "10.77.1.9/24", "fd77:1::2/64"];
+const CLIENTS: [&str; 3] = ["10.77.1.1/24", "10.77.1.3/24", "fd77:1::1/64"];
 const PEER: [&str; 3] = ["10.77.2.2/24", "10.77.2.9/24", "fd77:2::2/64"];
 
 impl Topology {
@@ -126,13 +128,35 @@ impl Topology {
             (Namespace::new("client"), Namespace::new("relay"), Namespace::new("peer"));
         link((&relay, "clients"), (&client, "eth0"));
         link((&relay, "peers"), (&peer, "eth0"));
-        relay.set_up("clients", &["10.77.1.1/24", "10.77.1.3/24", "fd77:1::1/64"]);
+        relay.set_up("clients", &CLIENTS);
         relay.set_up("peers", &["10.77.2.1/24", "10.77.2.3/24", "fd77:2::1/64"]);
         client.set_up("eth0", &CLIENT);
         peer.set_up("eth0", &PEER);
         let far_ends = [(&client, "eth0"), (&peer, "eth0")];
         let bystander = object.map(|object| attach_bystander(object, &far_ends));
-        Self { _bystander: bystander, client, relay, peer, routers: Vec::new() }
+        Self { bystander, client, relay, peer, routers: Vec::new() }
+    }
+
+    /// Of [`Self::two_armed`]: makes a link between client and relay where there is none. The
+    /// relay's end has another name for as long as `so_named` works.
+    pub(crate) fn plug_in(&self, so_named: impl FnOnce(&str)) {
+        link((&self.relay, "unnamed"), (&self.client, "eth0"));
+        so_named("unnamed");
+        self.relay.ip("link set unnamed name clients");
+        self.relay.set_up("clients", &CLIENTS);
+        self.client.set_up("eth0", &CLIENT);
+        if let Some(bystander) = &self.bystander {
+            let far_ends = [(&self.client, "eth0")];
+            attach_to(program(&mut bystander.lock().unwrap()), &far_ends);
+        }
+    }
+
+    /// Of [`Self::two_armed`]: the relay's interface for clients leaves the relay's namespace, and
+    /// comes back without its addresses, which it is given again.
+    pub(crate) fn send_around(&self) {
+        self.relay.ip(&format!("link set clients netns {}", self.peer.name));
+        self.peer.ip(&format!("link set clients netns {}", self.relay.name));
+        self.relay.set_up("clients", &CLIENTS);
     }
 
     /// The relay has one interface (10.77.3.1, fd77:3::1) to a router; clients and peers are
@@ -160,7 +184,7 @@ impl Topology {
         relay.ip("route add default via fd77:3::fe");
         let far_ends = [(&router, "relay")];
         let bystander = object.map(|object| attach_bystander(object, &far_ends));
-        Self { _bystander: bystander, client, relay, peer, routers: vec![router] }
+        Self { bystander, client, relay, peer, routers: vec![router] }
     }
 
     /// The relay has an interface for clients (10.77.1.1) and one to each of two routers (`way-a`,
@@ -190,7 +214,7 @@ impl Topology {
         relay.ip("route add 10.77.2.0/24 via 10.77.4.2");
         let far_ends = [(&client, "eth0"), (&routers[0], "relay"), (&routers[1], "relay")];
         let bystander = Some(attach_bystander(object, &far_ends));
-        Self { _bystander: bystander, client, relay, peer, routers }
+        Self { bystander, client, relay, peer, routers }
     }
 }
 
@@ -212,16 +236,21 @@ pub(crate) fn bystander(object: &Path) -> Result<Ebpf, Box<dyn Error>> {
     Ok(ebpf)
 }
 
-fn attach_bystander(object: &Path, ends: &[(&Namespace, &str)]) -> Ebpf {
+fn attach_bystander(object: &Path, ends: &[(&Namespace, &str)]) -> Mutex<Ebpf> {
     let mut ebpf = bystander(object).unwrap();
-    for (namespace, interface) in ends {
-        let program = program(&mut ebpf);
-        namespace.within(|| program.attach(interface, XdpMode::Driver).map(drop)).unwrap();
-    }
-    ebpf
+    attach_to(program(&mut ebpf), ends);
+    Mutex::new(ebpf)
 }
 
-fn program(ebpf: &mut Ebpf) -> &mut Xdp {
+/// Attaches a program in the driver.
+pub(crate) fn attach_to(program: &mut Xdp, ends: &[(&Namespace, &str)]) {
+    for (namespace, interface) in ends {
+        namespace.within(|| program.attach(interface, XdpMode::Driver).map(drop)).unwrap();
+    }
+}
+
+/// The program of a loaded object of Turnpike's.
+pub(crate) fn program(ebpf: &mut Ebpf) -> &mut Xdp {
     ebpf.program_mut(PROGRAM).unwrap().try_into().unwrap()
 }
 
