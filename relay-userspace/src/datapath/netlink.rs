@@ -67,6 +67,14 @@ struct Refused {
     pause: Duration,
 }
 
+/// How a connection's worth of following ended.
+enum End {
+    /// The relay ends.
+    Over,
+    /// Events were lost.
+    Lost,
+}
+
 /// Serves `changes` and the kernel's events until the relay ends.
 pub(crate) async fn follow(kernel: Arc<Kernel>, mut changes: UnboundedReceiver<Change>) {
     let interfaces: Vec<Interface> =
@@ -77,10 +85,19 @@ pub(crate) async fn follow(kernel: Arc<Kernel>, mut changes: UnboundedReceiver<C
     for interface in &interfaces {
         follower.ask_for_tags(interface).await;
     }
-    while let Err(error) = follower.session(&mut changes).await {
-        warn!(%error, "netlink: every next hop is resolved anew; userspace relays meanwhile");
-        follower.forget();
-        sleep(RECONNECT).await;
+    loop {
+        match follower.session(&mut changes).await {
+            Ok(End::Over) => return,
+            Ok(End::Lost) => debug!("netlink events were lost: everything is read anew"),
+            Err(error) => {
+                warn!(
+                    %error,
+                    "netlink: every next hop is resolved anew; userspace relays meanwhile"
+                );
+                follower.forget();
+                sleep(RECONNECT).await;
+            }
+        }
     }
 }
 
@@ -97,8 +114,11 @@ enum Effect {
 }
 
 impl Follower {
-    /// One connection's worth of following; ends well when the relay does.
-    async fn session(&mut self, changes: &mut UnboundedReceiver<Change>) -> io::Result<()> {
+    /// One connection's worth of following. It listens before it reads everything, so whatever
+    /// changes meanwhile follows. After a loss that takes another connection: on this one wait
+    /// events that are older than what would be read, and until they are read further ones are
+    /// lost without a word.
+    async fn session(&mut self, changes: &mut UnboundedReceiver<Change>) -> io::Result<End> {
         let (connection, _handle, events) = rtnetlink::new_multicast_connection(&[
             MulticastGroup::Link,
             MulticastGroup::Neigh,
@@ -119,7 +139,7 @@ impl Follower {
         changes: &mut UnboundedReceiver<Change>,
         events: impl Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, impl Sized)>,
         questions: &Questions,
-    ) -> io::Result<()> {
+    ) -> io::Result<End> {
         let mut events = std::pin::pin!(events);
         self.read_all(questions).await?;
         let mut refresh = interval(REFRESH);
@@ -130,7 +150,7 @@ impl Follower {
             tokio::select! {
                 change = changes.recv() => match change {
                     Some(change) => self.change(change, questions).await?,
-                    None => return Ok(()),
+                    None => return Ok(End::Over),
                 },
                 event = events.next() => match event.map(|(message, _)| self.event(message)) {
                     Some(Effect::None) => {}
@@ -139,10 +159,7 @@ impl Follower {
                         self.reattach().await;
                         settled = settled.or(Some(Instant::now() + SETTLE));
                     }
-                    Some(Effect::Lost) => {
-                        self.read_all(questions).await?;
-                        settled = Some(Instant::now());
-                    }
+                    Some(Effect::Lost) => return Ok(End::Lost),
                     None => return Err(io::Error::other("the connection for events ended")),
                 },
                 () = sleep_until(at), if settled.is_some() => {

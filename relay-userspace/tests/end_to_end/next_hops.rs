@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
+use std::thread;
 use std::time::Duration;
 
 use relay_common::abi::{Direction, NEXT_HOP_VALID, NextHop, Reason};
@@ -104,7 +105,8 @@ struct Step<'a> {
     follows: &'a dyn Fn(&NextHop) -> bool,
 }
 
-fn index_of(namespace: &Namespace, interface: &str) -> u32 {
+/// The index of an interface.
+pub(crate) fn index_of(namespace: &Namespace, interface: &str) -> u32 {
     let link = namespace.ip(&format!("-j link show {interface}"));
     let link: Value = serde_json::from_str(&link).unwrap();
     link[0]["ifindex"].as_u64().unwrap().try_into().unwrap()
@@ -142,8 +144,8 @@ fn place_of(bpf_fs: &BpfFs, ifindex: u32) -> usize {
     hops.iter().position(|hop| hop.ifindex == ifindex).expect("a next hop")
 }
 
-/// More events than a socket takes, while nobody reads them, and then some that say what no
-/// look-up of routes would.
+/// More events than a socket takes, while nobody reads them. Those before wait in the socket and
+/// are old news; those after are lost, and say what no look-up of routes would.
 fn lost_events(rig: &Rig) {
     let (bpf_fs, topology) = (BpfFs::mount(), Topology::two_gateways(rig.object()));
     let here = &topology.relay;
@@ -157,18 +159,35 @@ fn lost_events(rig: &Rig) {
     fs::write(storm.path(), lines.collect::<String>()).unwrap();
     with_echo(&topology.peer, peer, || {
         let _client = warmed_up(&relay, &topology, |client| client.bind(peer));
-        let place = place_of(&bpf_fs, index_of(here, "way-a"));
+        let way_a = index_of(here, "way-a");
+        let place = place_of(&bpf_fs, way_a);
         // The neighbour is no permanent one: a relay that wakes may ask for it before it reads.
+        let set = |last: &str| {
+            here.ip(&format!("link set way-a address 02:00:00:00:01:{last}"));
+            let neighbour = format!("10.77.4.2 lladdr 02:00:00:00:00:{last} dev way-a");
+            here.ip(&format!("neigh replace {neighbour} nud reachable"));
+        };
         relay.halt();
+        set("98");
         here.ip(&format!("-batch {}", storm.path().display()));
-        here.ip("neigh replace 10.77.4.2 lladdr 02:00:00:00:00:99 dev way-a nud reachable");
+        set("99");
         here.ip("link del way-b");
         relay.signal(Signal::CONT);
-        wait::until("the neighbour is read anew", BUSY_MAX, || {
+        let is_true = || {
             let hop = bpf_fs.next_hops(8)[place];
-            let follows = hop.dst_mac.map(u16::to_ne_bytes).concat() == [2, 0, 0, 0, 0, 0x99];
-            (follows && hop.state == NEXT_HOP_VALID).then_some(())
-        });
+            let macs = [Some(hop.dst_mac), Some(hop.src_mac), bpf_fs.station(way_a)];
+            let expected = [[0, 0x99], [1, 0x99], [1, 0x99]];
+            let expected = expected.map(|[a, b]| Some([[2, 0], [0, 0], [a, b]]));
+            let macs = macs.map(|mac| mac.map(|mac| mac.map(u16::to_ne_bytes)));
+            hop.state == NEXT_HOP_VALID && macs == expected
+        };
+        wait::until("all is read anew", BUSY_MAX, || is_true().then_some(()));
+        // What waited in the socket does not come true again.
+        let watch = Watch::start();
+        while watch.elapsed() < FOLLOWED {
+            assert!(is_true(), "{:?}", bpf_fs.next_hops(8)[place]);
+            thread::sleep(Duration::from_millis(1));
+        }
         wait::until("the lost interface is told", BUSY_MAX, || {
             let gone =
                 |line: &str| line.contains("the interface is gone") && line.contains("way-b");

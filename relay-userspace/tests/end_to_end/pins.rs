@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
-use relay_common::abi::{ABI_VERSION, NextHop, Reason, map};
+use relay_common::abi::{ABI_VERSION, NextHop, Reason, STATIONS_MAX, Station, map};
 use rustix::process::Signal;
 use tempfile::TempDir;
 use zerocopy::FromBytes;
@@ -75,6 +75,15 @@ impl BpfFs {
         let map = Array::<_, [u8; BYTES]>::try_from(Map::Array(self.map(map::NEXT_HOPS))).unwrap();
         let read = |index| NextHop::read_from_bytes(&map.get(&index, 0).unwrap()).unwrap();
         (0..count).map(read).collect()
+    }
+
+    /// The address whose frames are taken on an interface.
+    pub(crate) fn station(&self, ifindex: u32) -> Option<[u16; 3]> {
+        const BYTES: usize = size_of::<Station>();
+        let map = Array::<_, [u8; BYTES]>::try_from(Map::Array(self.map(map::STATIONS))).unwrap();
+        let place = map.get(&(ifindex % STATIONS_MAX), 0).unwrap();
+        let station = Station::read_from_bytes(&place).unwrap();
+        (station.ifindex == ifindex).then_some(station.mac)
     }
 
     /// Packets that left the program for a reason, read from the pinned map.
