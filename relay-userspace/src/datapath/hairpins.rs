@@ -48,6 +48,8 @@ impl Side {
 pub(super) struct Hairpins {
     sides: HashMap<(RelayedAddr, RelayedAddr), Side>,
     composed: u64,
+    /// Of a client with itself: one route is both ways.
+    own: u64,
 }
 
 impl Hairpins {
@@ -57,6 +59,7 @@ impl Hairpins {
         let is_new = self.sides.insert((side.relayed, side.peer), side).is_none();
         let Some(other) = self.sides.get(&(side.peer, side.relayed)) else { return Vec::new() };
         self.composed += u64::from(is_new);
+        self.own += u64::from(is_new && side.relayed == side.peer);
         ways(&side, other)
     }
 
@@ -68,12 +71,18 @@ impl Hairpins {
             return Vec::new();
         };
         self.composed -= 1;
+        self.own -= u64::from(relayed == peer);
         ways(&side, &other)
     }
 
-    /// Pairs of sides, each with two routes.
+    /// Pairs of sides.
     pub(super) const fn composed(&self) -> u64 {
         self.composed
+    }
+
+    /// Routes that they have.
+    pub(super) const fn routes(&self) -> u64 {
+        2 * self.composed - self.own
     }
 }
 
@@ -188,8 +197,12 @@ mod tests {
         let both = side(3, 3, (600, 300));
         maps.insert(hairpins.install(both));
         assert_eq!((maps.shown(), hairpins.composed()), (vec![(3, 3, 300, 103)], 1));
+        assert_eq!(hairpins.routes(), 1);
+        maps.insert(hairpins.install(both));
+        assert_eq!(hairpins.routes(), 1, "a refresh");
         maps.remove(hairpins.withdraw(both.relayed, both.peer));
         assert_eq!((maps.shown(), hairpins.composed()), (vec![], 0));
+        assert_eq!(hairpins.routes(), 0);
         assert!(hairpins.sides.is_empty());
     }
 
@@ -231,6 +244,7 @@ mod tests {
             assert_eq!(maps.shown(), expected);
             let to_themselves = model.keys().filter(|(from, to)| from == to).count();
             assert_eq!(2 * hairpins.composed(), (expected.len() + to_themselves) as u64);
+            assert_eq!(hairpins.routes(), expected.len() as u64);
             most = most.max(expected.len());
         }
         assert!(most > 8, "{most}: there was something to do");

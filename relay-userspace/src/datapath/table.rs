@@ -159,10 +159,10 @@ impl Table {
     /// Reads the counters.
     pub(super) fn report(&self) -> KernelReport {
         let (next_hops_resolved, next_hops_unresolved) = self.means.next_hops.counts();
-        let pairs = self.means.channels + self.hairpins.composed();
+        let routes = 2 * self.means.channels + self.hairpins.routes();
         KernelReport {
             reasons: self.means.maps.reasons(),
-            routes: 2 * pairs + self.means.sends + self.answers.len() as u64,
+            routes: routes + self.means.sends + self.answers.len() as u64,
             hairpins: self.hairpins.composed(),
             permissions: self.means.permissions,
             install_failures: self.install_failures,
