@@ -19,6 +19,7 @@ mod needs;
 mod network;
 mod next_hops;
 mod pins;
+mod queues;
 mod quotas;
 mod redis;
 mod relay;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         network::TESTS,
         next_hops::TESTS,
         interfaces::TESTS,
+        queues::TESTS,
         full::TESTS,
         lifecycle::TESTS,
         pins::TESTS,

@@ -124,10 +124,19 @@ impl Topology {
     /// The relay has one interface for clients (10.77.1.1, 10.77.1.3, fd77:1::1) and one for
     /// peers (10.77.2.1, 10.77.2.3, fd77:2::1). With `object`, the far ends have XDP programs.
     pub(crate) fn two_armed(object: Option<&Path>) -> Self {
+        Self::with_queues(object, 1)
+    }
+
+    /// The same, and each end of the links has so many queues each way.
+    pub(crate) fn two_armed_of(object: &Path, queues: u32) -> Self {
+        Self::with_queues(Some(object), queues)
+    }
+
+    fn with_queues(object: Option<&Path>, queues: u32) -> Self {
         let (client, relay, peer) =
             (Namespace::new("client"), Namespace::new("relay"), Namespace::new("peer"));
-        link((&relay, "clients"), (&client, "eth0"));
-        link((&relay, "peers"), (&peer, "eth0"));
+        links((&relay, "clients"), (&client, "eth0"), queues);
+        links((&relay, "peers"), (&peer, "eth0"), queues);
         relay.set_up("clients", &CLIENTS);
         relay.set_up("peers", &["10.77.2.1/24", "10.77.2.3/24", "fd77:2::1/64"]);
         client.set_up("eth0", &CLIENT);
@@ -254,8 +263,14 @@ pub(crate) fn program(ebpf: &mut Ebpf) -> &mut Xdp {
     ebpf.program_mut(PROGRAM).unwrap().try_into().unwrap()
 }
 
-fn link((from, here): (&Namespace, &str), (to, there): (&Namespace, &str)) {
-    from.ip(&format!("link add {here} type veth peer name {there} netns {}", to.name));
+fn link(from: (&Namespace, &str), to: (&Namespace, &str)) {
+    links(from, to, 1);
+}
+
+fn links((from, here): (&Namespace, &str), (to, there): (&Namespace, &str), queues: u32) {
+    let queues = format!("numrxqueues {queues} numtxqueues {queues}");
+    let peer = format!("peer name {there} {queues} netns {}", to.name);
+    from.ip(&format!("link add {here} {queues} type veth {peer}"));
 }
 
 /// Runs a program to its end; what it prints.
