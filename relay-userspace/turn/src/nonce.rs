@@ -1,5 +1,6 @@
 //! Stateless nonces (RFC 8489 §9.2): the nonce cookie with the security features, the time of
-//! issue, and a keyed hash of them and of the client. Owns what a good nonce is; remembers none.
+//! issue, chance, and a keyed hash of them and of the client. Owns what a good nonce is; remembers
+//! none.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -8,7 +9,7 @@ use relay_common::addr::ClientAddr;
 use sha1::Sha1;
 use subtle::ConstantTimeEq;
 
-/// What a nonce starts with that has security features (§9.2).
+/// What every nonce starts with (§9.2).
 const COOKIE: &[u8] = b"obMatJos2";
 /// The features: 24 bits in base64, the first bit leftmost (§18.1).
 const FEATURE_CHARS: usize = 4;
@@ -19,12 +20,13 @@ const PASSWORD_ALGORITHMS: u8 = 0x80;
 const USERNAME_ANONYMITY: u8 = 0x40;
 
 const TIME_BYTES: usize = 4;
+const CHANCE_BYTES: usize = 3;
 const MAC_BYTES: usize = 10;
-const RAW_BYTES: usize = TIME_BYTES + MAC_BYTES;
-/// Fourteen bytes in base64.
-const RAW_CHARS: usize = 19;
-/// Characters of the longest nonce: no byte of padding in NONCE.
-const NONCE_CHARS_MAX: usize = PREFIX_CHARS + RAW_CHARS;
+const RAW_BYTES: usize = TIME_BYTES + CHANCE_BYTES + MAC_BYTES;
+/// Seventeen bytes in base64.
+const RAW_CHARS: usize = 23;
+/// Characters of a nonce: no byte of padding in NONCE.
+const NONCE_CHARS: usize = PREFIX_CHARS + RAW_CHARS;
 
 /// What a nonce says that the server can do (RFC 8489 §18.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,19 +37,11 @@ pub(crate) struct Features {
     pub(crate) username_anonymity: bool,
 }
 
-/// The characters of a nonce.
-#[derive(Clone, Copy)]
-pub(crate) struct Nonce {
-    chars: [u8; NONCE_CHARS_MAX],
-    /// Without features there is no prefix.
-    start: usize,
-}
+/// What makes a nonce another one.
+pub(crate) type Chance = [u8; CHANCE_BYTES];
 
-impl Nonce {
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        &self.chars[self.start..]
-    }
-}
+/// The characters of a nonce.
+pub(crate) type Nonce = [u8; NONCE_CHARS];
 
 /// Issues and checks.
 #[derive(Clone)]
@@ -65,9 +59,10 @@ impl Nonces {
         Self { key, lifetime_secs, features: algorithms | anonymity }
     }
 
-    /// A nonce for a client, good from now on.
-    pub(crate) fn issue(&self, unix_secs: u64, client: ClientAddr) -> Nonce {
-        self.nonce(wrapped(unix_secs), client)
+    /// A nonce for a client, good from now on. With another `chance` it is another one
+    /// (RFC 8656 §5).
+    pub(crate) fn issue(&self, unix_secs: u64, chance: Chance, client: ClientAddr) -> Nonce {
+        self.nonce(wrapped(unix_secs), chance, client)
     }
 
     /// Whether this server gave the nonce to this client, not longer than its lifetime ago. One
@@ -76,16 +71,16 @@ impl Nonces {
         let Some((_, chars)) = nonce.split_last_chunk::<RAW_CHARS>() else { return false };
         let mut raw = [0; RAW_BYTES + 1];
         let Ok(RAW_BYTES) = STANDARD_NO_PAD.decode_slice(chars, &mut raw) else { return false };
-        let [t0, t1, t2, t3, ..] = raw;
+        let [t0, t1, t2, t3, c0, c1, c2, ..] = raw;
         let issued = u32::from_be_bytes([t0, t1, t2, t3]);
-        let expected = self.nonce(issued, client);
-        let genuine = bool::from(expected.as_slice().ct_eq(nonce));
+        let expected = self.nonce(issued, [c0, c1, c2], client);
+        let genuine = bool::from(expected.ct_eq(nonce));
         // A nonce from the future (the clock was set back) is older than anything.
         genuine && wrapped(unix_secs).wrapping_sub(issued) <= self.lifetime_secs
     }
 
-    fn nonce(&self, issued: u32, client: ClientAddr) -> Nonce {
-        let mut chars = [0; NONCE_CHARS_MAX];
+    fn nonce(&self, issued: u32, chance: Chance, client: ClientAddr) -> Nonce {
+        let mut chars = [0; NONCE_CHARS];
         let (prefix, rest) = chars.split_at_mut(PREFIX_CHARS);
         let (cookie, features) = prefix.split_at_mut(COOKIE.len());
         cookie.copy_from_slice(COOKIE);
@@ -93,12 +88,12 @@ impl Nonces {
             .encode_slice([self.features, 0, 0], features)
             .expect("three bytes are four characters of base64");
         STANDARD_NO_PAD
-            .encode_slice(self.raw(issued, client), rest)
-            .expect("fourteen bytes are nineteen characters of base64");
-        Nonce { chars, start: if self.features == 0 { PREFIX_CHARS } else { 0 } }
+            .encode_slice(self.raw(issued, chance, client), rest)
+            .expect("seventeen bytes are 23 characters of base64");
+        chars
     }
 
-    fn raw(&self, issued: u32, client: ClientAddr) -> [u8; RAW_BYTES] {
+    fn raw(&self, issued: u32, chance: Chance, client: ClientAddr) -> [u8; RAW_BYTES] {
         let ip = match client.ip() {
             std::net::IpAddr::V4(ip) => ip.to_ipv6_mapped(),
             std::net::IpAddr::V6(ip) => ip,
@@ -106,11 +101,15 @@ impl Nonces {
         let mut mac = Hmac::<Sha1>::new_from_slice(&self.key).expect("HMAC takes any key");
         mac.update(&[self.features]);
         mac.update(&issued.to_be_bytes());
+        mac.update(&chance);
         mac.update(&ip.octets());
         mac.update(&client.port().to_be_bytes());
         let mut raw = [0; RAW_BYTES];
-        raw[..TIME_BYTES].copy_from_slice(&issued.to_be_bytes());
-        raw[TIME_BYTES..].copy_from_slice(&mac.finalize().into_bytes()[..MAC_BYTES]);
+        let (time, rest) = raw.split_at_mut(TIME_BYTES);
+        let (drawn, hash) = rest.split_at_mut(CHANCE_BYTES);
+        time.copy_from_slice(&issued.to_be_bytes());
+        drawn.copy_from_slice(&chance);
+        hash.copy_from_slice(&mac.finalize().into_bytes()[..MAC_BYTES]);
         raw
     }
 }
@@ -138,6 +137,7 @@ mod tests {
 
     const PLAIN: Features = Features { password_algorithms: false, username_anonymity: false };
     const BOTH: Features = Features { password_algorithms: true, username_anonymity: true };
+    const SEVEN: Chance = [7; CHANCE_BYTES];
     const ALGORITHMS: Features = Features { username_anonymity: false, ..BOTH };
 
     fn client(addr: &str) -> ClientAddr {
@@ -149,7 +149,7 @@ mod tests {
         for features in [PLAIN, ALGORITHMS, BOTH] {
             let nonces = Nonces::new([1; 32], 100, features);
             let alice = client("192.0.2.1:5000");
-            let nonce = nonces.issue(1_000_000, alice);
+            let nonce = nonces.issue(1_000_000, SEVEN, alice);
             let nonce = nonce.as_slice();
             assert!(nonces.is_good(1_000_000, alice, nonce));
             assert!(nonces.is_good(1_000_100, alice, nonce));
@@ -163,15 +163,29 @@ mod tests {
     }
 
     #[test]
-    fn a_nonce_starts_with_the_cookie_when_there_are_features() {
-        let issue = |features| Nonces::new([1; 32], 100, features).issue(5, client("1.2.3.4:5"));
+    fn every_nonce_starts_with_the_cookie_and_the_features() {
+        let issue =
+            |features| Nonces::new([1; 32], 100, features).issue(5, SEVEN, client("1.2.3.4:5"));
         let starts = |features, prefix: &[u8]| issue(features).as_slice().starts_with(prefix);
         assert!(starts(ALGORITHMS, b"obMatJos2gAAA"));
         assert!(starts(BOTH, b"obMatJos2wAAA"));
         assert!(starts(Features { username_anonymity: true, ..PLAIN }, b"obMatJos2QAAA"));
-        assert!(!starts(PLAIN, b"ob"));
-        assert_eq!(issue(BOTH).as_slice().len(), 32);
-        assert_eq!(issue(PLAIN).as_slice().len(), 19);
+        assert!(starts(PLAIN, b"obMatJos2AAAA"));
+        assert_eq!(issue(BOTH).len(), 36);
+    }
+
+    #[test]
+    fn chance_makes_another_nonce_that_is_as_good() {
+        let nonces = Nonces::new([1; 32], 100, BOTH);
+        let alice = client("192.0.2.1:5000");
+        let [one, other] = [[1; 3], [2; 3]].map(|chance| nonces.issue(5, chance, alice));
+        assert_ne!(one, other);
+        assert!(nonces.is_good(5, alice, &one) && nonces.is_good(5, alice, &other));
+        // Neither the characters of the chance alone nor those of the hash are the difference.
+        let differs = |range: std::ops::Range<usize>| one[range.clone()] != other[range];
+        assert!(
+            differs(PREFIX_CHARS + 6..PREFIX_CHARS + 9) && differs(NONCE_CHARS - 13..NONCE_CHARS)
+        );
     }
 
     #[test]
@@ -180,10 +194,10 @@ mod tests {
         for ours in [PLAIN, ALGORITHMS, BOTH] {
             let nonces = Nonces::new([1; 32], 100, ours);
             for theirs in [PLAIN, ALGORITHMS, BOTH] {
-                let nonce = Nonces::new([1; 32], 100, theirs).issue(5, alice);
+                let nonce = Nonces::new([1; 32], 100, theirs).issue(5, SEVEN, alice);
                 assert_eq!(nonces.is_good(5, alice, nonce.as_slice()), ours == theirs);
             }
-            let nonce = nonces.issue(5, alice);
+            let nonce = nonces.issue(5, SEVEN, alice);
             let (_, bare) = nonce.as_slice().split_last_chunk::<RAW_CHARS>().unwrap();
             for prefix in ["", "obMatJos2", "obMatJos2AAAA", "obMatJos2gAAA", "obMatJos2wAAA"] {
                 let forged = [prefix.as_bytes(), bare].concat();
@@ -198,7 +212,7 @@ mod tests {
         for features in [PLAIN, BOTH] {
             let nonces = Nonces::new([1; 32], 100, features);
             let alice = client("[2001:db8::1]:5000");
-            let nonce = nonces.issue(5, alice).as_slice().to_vec();
+            let nonce = nonces.issue(5, SEVEN, alice).as_slice().to_vec();
             for at in 0..nonce.len() {
                 for bit in 0..8 {
                     let mut forged = nonce.clone();

@@ -1,6 +1,8 @@
 //! Why a request is refused, and the error code that says so (RFC 8489 §14.8, RFC 8656 §19).
 //! Owns the mapping; who refuses is elsewhere.
 
+use std::borrow::Cow;
+
 use relay_common::wire::attribute::AttributeType;
 
 use crate::Refusal;
@@ -61,8 +63,30 @@ impl Reject {
         }
     }
 
+    /// The reason phrase (RFC 8489 §14.8): the rule or quota that refuses, else what the RFC calls
+    /// the number. Only for those who are authenticated.
+    pub(crate) fn phrase(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Forbidden(_) | Self::Quota(_) => {
+                return self.refusal().map_or(Cow::Borrowed(""), |it| it.to_string().into());
+            }
+            Self::TryAlternate => "Try Alternate",
+            Self::BadRequest => "Bad Request",
+            Self::Unauthenticated => "Unauthenticated",
+            Self::UnknownAttributes(_) => "Unknown Attribute",
+            Self::AllocationMismatch => "Allocation Mismatch",
+            Self::StaleNonce => "Stale Nonce",
+            Self::AddressFamilyNotSupported => "Address Family not Supported",
+            Self::WrongCredentials => "Wrong Credentials",
+            Self::UnsupportedTransport => "Unsupported Transport Protocol",
+            Self::PeerAddressFamilyMismatch => "Peer Address Family Mismatch",
+            Self::ServerError => "Server Error",
+            Self::InsufficientCapacity => "Insufficient Capacity",
+        })
+    }
+
     /// The rule or quota that refuses: what only those learn who are authenticated, as the reason
-    /// phrase and in the log. All other numbers speak for themselves, and stay small.
+    /// phrase and in the log.
     pub(crate) const fn refusal(&self) -> Option<Refusal> {
         match self {
             Self::Forbidden(denial) => Some(Refusal::Denied(*denial)),

@@ -1,6 +1,9 @@
 //! Responses (RFC 8489 §6.3.1, §9.2.4): what is in each, who signs it, and whether it may leave.
 //! Owns the bytes in the reply arena.
 
+use std::borrow::Cow;
+
+use rand_chacha::rand_core::RngCore;
 use relay_common::addr::{Family, FiveTuple, RelayedAddr};
 use relay_common::wire::attribute::AttributeType;
 use relay_common::wire::stun::{Class, TransactionId};
@@ -9,6 +12,7 @@ use relay_common::wire::writer::MessageWriter;
 use crate::allocation::{Refused, Terms};
 use crate::discovery::Discovered;
 use crate::key::Signer;
+use crate::nonce::{Chance, Nonce};
 use crate::reject::Reject;
 use crate::snapshot::{Code, DropReason, RequestMethod};
 use crate::{Now, Output, Turn};
@@ -69,7 +73,16 @@ impl Turn {
         let mut arena = std::mem::take(&mut self.arena);
         let start = arena.len();
         arena.resize(start + REPLY_BYTES_MAX + padding, 0);
-        let written = self.write(now, to, answer, &mut arena[start..]);
+        // A challenge has a nonce of its own (RFC 8656 §5); nothing else needs chance.
+        let nonce = match answer {
+            Err(Reject::Unauthenticated | Reject::StaleNonce) => {
+                let mut chance = Chance::default();
+                self.rng.fill_bytes(&mut chance);
+                Some(self.nonces.issue(now.unix_secs, chance, client))
+            }
+            Ok(_) | Err(_) => None,
+        };
+        let written = self.write(to, answer, nonce, &mut arena[start..]);
         let is_too_long = to.signer.is_none() && written > REPLY_RATIO_MAX * to.request_bytes;
         arena.truncate(if is_too_long { start } else { start + written });
         self.arena = arena;
@@ -90,16 +103,16 @@ impl Turn {
     /// Writes a response; gives its bytes.
     fn write(
         &self,
-        now: Now,
         to: &ReplyTo,
         answer: &Result<Success, Reject>,
+        nonce: Option<Nonce>,
         buffer: &mut [u8],
     ) -> usize {
         let class = if answer.is_ok() { Class::Success } else { Class::Error };
         let mut writer = MessageWriter::new(buffer, class, to.method.method(), to.transaction);
         match answer {
             Ok(success) => success.write(&mut writer, to.five_tuple),
-            Err(reject) => self.write_error(now, to, reject, &mut writer),
+            Err(reject) => self.write_error(to, reject, nonce, &mut writer),
         }
         if let Some(signer) = to.signer {
             if let Some(software) = &self.offers.software {
@@ -113,16 +126,23 @@ impl Turn {
         writer.finish().expect("replies are bounded by REPLY_BYTES_MAX")
     }
 
-    fn write_error(&self, now: Now, to: &ReplyTo, reject: &Reject, writer: &mut MessageWriter<'_>) {
-        let refusal = reject.refusal().filter(|_| to.signer.is_some());
-        let phrase = refusal.map_or(String::new(), |refusal| refusal.to_string());
+    fn write_error(
+        &self,
+        to: &ReplyTo,
+        reject: &Reject,
+        nonce: Option<Nonce>,
+        writer: &mut MessageWriter<'_>,
+    ) {
+        // Who has not authenticated is told a number: it may be somebody else who gets the answer.
+        let phrase = to.signer.map_or(Cow::Borrowed(""), |_| reject.phrase());
         writer.error_code(reject.code().number(), &phrase);
         match reject {
             // What a client needs to prove who it is (RFC 8489 §9.2.4).
             Reject::Unauthenticated | Reject::StaleNonce => {
-                let nonce = self.nonces.issue(now.unix_secs, to.five_tuple.client);
                 writer.attribute(AttributeType::REALM, self.realm.as_bytes());
-                writer.attribute(AttributeType::NONCE, nonce.as_slice());
+                if let Some(nonce) = nonce {
+                    writer.attribute(AttributeType::NONCE, &nonce);
+                }
                 if let Some(list) = self.algorithms.list() {
                     writer.attribute(AttributeType::PASSWORD_ALGORITHMS, list);
                 }

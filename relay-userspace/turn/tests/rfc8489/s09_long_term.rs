@@ -27,7 +27,7 @@ fn challenge(config: Config) -> (Vec<A>, String) {
     let challenge = &world.client("alice").challenge;
     let kinds = challenge.iter().map(|(kind, _)| *kind).collect();
     let nonce = String::from_utf8(world.client("alice").nonce.clone()).unwrap();
-    (kinds, nonce.split_at(13.min(nonce.len() - 19)).0.to_owned())
+    (kinds, nonce.split_at(13).0.to_owned())
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn a_challenge_tells_what_the_server_can_do() {
     let cookie = |bits: &str| format!("obMatJos2{bits}");
     assert_eq!(challenge(config()), (all.clone(), cookie("gAAA")));
     assert_eq!(challenge(hashing()), (all, cookie("wAAA")));
-    assert_eq!(challenge(offering(&[])), (plain.clone(), String::new()));
+    assert_eq!(challenge(offering(&[])), (plain.clone(), cookie("AAAA")));
     let mut only_hashing = hashing();
     only_hashing.offers.password_algorithms = Vec::new();
     assert_eq!(challenge(only_hashing), (plain, cookie("QAAA")));
@@ -173,14 +173,30 @@ fn what_requests_were_proved_with_is_counted() {
     assert_eq!(count(IntegrityKind::Sha1, KeyKind::Sha256), 0);
 }
 
+/// RFC 8656 §5: each attempt has a nonce of its own, and each of them is good.
+#[test]
+fn every_challenge_has_another_nonce() {
+    let mut world = World::new(config());
+    let mut nonces = Vec::new();
+    for _ in 0..8 {
+        run(&mut world, "alice allocates auth=none => 401");
+        nonces.push(world.client("alice").nonce.clone());
+    }
+    for nonce in &nonces {
+        assert_eq!(nonces.iter().filter(|other| *other == nonce).count(), 1);
+        world.client("alice").nonce = nonce.clone();
+        run(&mut world, "alice allocates; alice refreshes lifetime=0 => close, ok 0");
+    }
+}
+
 /// Bytes of a challenge to the smallest request there is, 20 bytes, by what is offered.
 #[test]
 fn a_challenge_is_as_small_as_it_can_be() {
     for (config, bytes) in [
-        (config(), 92),
-        (hashing(), 92),
-        (offering(&[PasswordAlgorithm::Sha256]), 88),
-        (offering(&[]), 68),
+        (config(), 96),
+        (hashing(), 96),
+        (offering(&[PasswordAlgorithm::Sha256]), 92),
+        (offering(&[]), 84),
     ] {
         let mut world = World::new(config);
         run(&mut world, "alice allocates auth=none => 401");

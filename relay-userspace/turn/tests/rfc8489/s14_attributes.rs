@@ -36,6 +36,31 @@ fn of_duplicates_the_first_counts() {
     check("alice allocates transport=6 transport=17 => 442");
 }
 
+/// §14.8: the phrase that the RFC has for a number, for who is known; the others get the number.
+#[test]
+fn a_reason_phrase_is_for_those_who_have_authenticated() {
+    for (request, phrase) in [
+        ("allocates auth=none => 401", ""),
+        ("allocates without=realm => 400", ""),
+        ("allocates nonce=forged => 438", ""),
+        ("allocates transport=none => 400", "Bad Request"),
+        ("allocates attribute=7001 => 420", "Unknown Attribute"),
+        ("refreshes => 437", "Allocation Mismatch"),
+        ("allocates family=9 => 440", "Address Family not Supported"),
+        ("allocates transport=6 => 442", "Unsupported Transport Protocol"),
+        ("allocates token=forged => 508", "Insufficient Capacity"),
+        ("allocates => ok", ""),
+        ("refreshes user=other password=word => 441", "Wrong Credentials"),
+        ("permits bob6 => 443", "Peer Address Family Mismatch"),
+    ] {
+        let mut world = World::new(config());
+        let needs_one = request.contains("441") || request.contains("443");
+        run(&mut world, if needs_one { "alice allocates" } else { "alice asks" });
+        run(&mut world, &format!("alice {request}"));
+        assert_eq!(world.phrase, phrase, "{request}");
+    }
+}
+
 #[test]
 fn software_is_told_to_those_who_have_authenticated_if_it_is_configured() {
     let mut named = config();

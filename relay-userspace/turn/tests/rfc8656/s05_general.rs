@@ -148,7 +148,7 @@ fn replies_to_the_unauthenticated_stay_small() {
         let input = relay_turn::Input::FromClient { five_tuple, datagram: &header };
         world.turn.handle(world.now, input);
         let Some(relay_turn::Output::Reply { bytes, .. }) = world.turn.poll() else { panic!() };
-        assert!(bytes.len() <= 20 + 8 + 4 + 12 + 4 + 32 + 12, "{}", bytes.len());
+        assert!(bytes.len() <= 20 + 8 + 4 + 12 + 4 + 36 + 12, "{}", bytes.len());
         assert_eq!(world.turn.poll(), None);
     }
 }
