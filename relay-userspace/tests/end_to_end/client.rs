@@ -187,11 +187,12 @@ impl Client {
         let relayed = SocketAddr::from(([0, 0, 0, 0], 0));
         let nonce = Vec::new();
         let mut client = Self { socket, login, nonce, requests: 0, relayed, relayed_v6: None };
-        let attributes = [
-            (AttributeType::REQUESTED_TRANSPORT, vec![17, 0, 0, 0]),
-            (AttributeType::DONT_FRAGMENT, Vec::new()),
-            wish,
-        ];
+        // From IPv4 to IPv6 no relay in userspace can do it (RFC 8656 §3.7).
+        let is_crossing = !server.starts_with('[') && wish.1 == family_value(Family::V6);
+        let mut attributes = vec![(AttributeType::REQUESTED_TRANSPORT, vec![17, 0, 0, 0]), wish];
+        if !is_crossing {
+            attributes.push((AttributeType::DONT_FRAGMENT, Vec::new()));
+        }
         let answer = client.request(Method::ALLOCATE, &attributes, None);
         let message = Message::parse(&answer).unwrap();
         client.nonce = message.attribute(AttributeType::NONCE).unwrap().to_vec();

@@ -2,7 +2,7 @@
 //! Owns the rules; the addresses are opened by the driver, and the answer waits for them.
 
 use litemap::LiteMap;
-use relay_common::addr::Family;
+use relay_common::addr::{Family, FiveTuple};
 use relay_common::wire::attribute::{self, AttributeType};
 use relay_common::wire::stun::Message;
 
@@ -15,6 +15,7 @@ use crate::reply::Success;
 use crate::request::{Answer, NamedFamily, Request, named_family, optional};
 use crate::reservation::Token;
 use crate::snapshot::{Code, DropReason};
+use crate::special::tunnelled;
 use crate::timers::{NS_PER_SEC, RESERVATION_NS, Timer};
 use crate::turn::Reservation;
 use crate::{AllocationId, Limits, Now, Output, Turn};
@@ -71,7 +72,7 @@ impl Turn {
                 }
             };
         }
-        let wish = self.wish(request.message)?;
+        let wish = self.wish(&five_tuple, request.message)?;
         let asked = optional(request.message, AttributeType::LIFETIME, attribute::number)?;
         let lifetime_secs = self.lifetime_secs(request, asked);
         // §7.2, checks 8 and 9: there must be room, and a port.
@@ -175,15 +176,18 @@ impl Turn {
         Refused { family, code }
     }
 
-    /// Checks 3 to 9 of §7.2, as far as the request alone decides them.
-    fn wish(&self, message: &Message<'_>) -> Result<Wish, Reject> {
+    /// Checks 3 to 9 of §7.2, as far as the request and whence it comes decide them.
+    fn wish(&self, five_tuple: &FiveTuple, message: &Message<'_>) -> Result<Wish, Reject> {
+        // §21.4: who comes out of a tunnel could send itself its own packets through it.
+        if let Some(denial) = tunnelled(five_tuple.client.ip()) {
+            return Err(denial.into());
+        }
         // Check 3: REQUESTED-TRANSPORT is there, and UDP.
         let transport =
             optional(message, AttributeType::REQUESTED_TRANSPORT, attribute::leading_byte)?;
         if transport.ok_or(Reject::BadRequest)? != UDP {
             return Err(Reject::UnsupportedTransport);
         }
-        // Check 4: DONT-FRAGMENT is supported.
         let even_port = optional(message, AttributeType::EVEN_PORT, |value| match value {
             [bits] if bits & EVEN_PORT_R != 0 => Some(Parity::EvenAndNext),
             [_] => Some(Parity::Even),
@@ -191,6 +195,16 @@ impl Turn {
         })?;
         let requested = named_family(message, AttributeType::REQUESTED_ADDRESS_FAMILY)?;
         let additional = named_family(message, AttributeType::ADDITIONAL_ADDRESS_FAMILY)?;
+        // Check 4: DONT-FRAGMENT is supported, but not from IPv4 to IPv6: a socket does not see the
+        // DF of what came in, so §3.7 wants it refused.
+        let v6 = Some(NamedFamily::Known(Family::V6));
+        if message.attribute(AttributeType::DONT_FRAGMENT).is_some()
+            && five_tuple.client.ip().is_ipv4()
+            && (requested == v6 || additional == v6)
+            && self.ports.has(Family::V6)
+        {
+            return Err(Reject::UnknownAttributes(vec![AttributeType::DONT_FRAGMENT]));
+        }
         // Check 5: a reservation decides everything by itself.
         let token = optional(message, AttributeType::RESERVATION_TOKEN, |v| v.try_into().ok())?;
         if let Some(token) = token {

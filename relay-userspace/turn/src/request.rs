@@ -84,7 +84,7 @@ impl Turn {
 
     fn execute(&mut self, method: RequestMethod, request: &Request<'_>) -> Answer {
         // RFC 8489 §6.3.1: after authentication, before anything of the method.
-        comprehend(request.message)?;
+        self.comprehend(request.message)?;
         match method {
             RequestMethod::Allocate => self.allocate(request),
             RequestMethod::Refresh => self.refresh(request).map(Some),
@@ -93,12 +93,18 @@ impl Turn {
             RequestMethod::Binding => Err(Reject::BadRequest),
         }
     }
-}
 
-/// 420 if there is an attribute that must be understood and is not (RFC 8489 §6.3.1).
-fn comprehend(message: &Message<'_>) -> Result<(), Reject> {
-    let unknown = unknown_attributes(message);
-    if unknown.is_empty() { Ok(()) } else { Err(Reject::UnknownAttributes(unknown)) }
+    /// 420 if there is an attribute that must be understood and is not (RFC 8489 §6.3.1).
+    fn comprehend(&self, message: &Message<'_>) -> Result<(), Reject> {
+        let mut unknown = unknown_attributes(message);
+        // RFC 7635 §7: nor is a token, where no token was asked for.
+        let token = AttributeType::ACCESS_TOKEN;
+        if self.offers.access_tokens.is_none() && message.attribute(token).is_some() {
+            unknown.truncate(UNKNOWN_ATTRIBUTES_MAX - 1);
+            unknown.push(token);
+        }
+        if unknown.is_empty() { Ok(()) } else { Err(Reject::UnknownAttributes(unknown)) }
+    }
 }
 
 /// The comprehension-required attributes that this server does not know, each once.

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 /// What kind of rule keeps a peer from being reached.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -104,6 +104,18 @@ pub(crate) fn never(ip: IpAddr) -> Option<DeniedBy> {
         _ if is_broadcast => Some(DeniedBy::Broadcast),
         _ => None,
     }
+}
+
+/// Whether the address is one of 6to4 or Teredo: no client's, whatever is allowed (RFC 8656 §21.4).
+pub(crate) fn tunnelled(client: IpAddr) -> Option<Denial> {
+    let IpAddr::V6(ip) = client else { return None };
+    let prefix = match ip.segments() {
+        [0x2002, ..] => 16,
+        [0x2001, 0, ..] => 32,
+        _ => return None,
+    };
+    let network = Ipv6Net::new(ip, prefix).ok()?.trunc();
+    Some(Denial { network: Some(network.into()), ..Denial::of(DeniedBy::Transition) })
 }
 
 /// Denied by default, as (address, prefix length, kind).

@@ -125,11 +125,14 @@ fn who_has_a_token_is_another_than_a_user_of_its_keys_name() {
     check("alice allocates; alice refreshes user=kid access=good => 441");
 }
 
+/// §7: an ACCESS-TOKEN that nobody asked for is an attribute that is not understood.
 #[test]
-fn where_no_tokens_are_taken_the_password_counts() {
+fn where_no_tokens_are_taken_one_is_refused() {
     let no_tokens = "alice allocates user=kid access=good => 401; alice allocates";
     check_with(config(), no_tokens);
-    check_with(config(), "alice allocates attribute=001b/20");
+    check_with(config(), "alice allocates attribute=001b/20 => 420 001b");
+    check_with(config(), "alice allocates; alice refreshes attribute=001b/20 => 420 001b");
+    check_with(config(), "alice allocates attribute=7001 attribute=001b/20 => 420 7001001b");
 }
 
 #[test]

@@ -56,11 +56,34 @@ fn the_transport_is_udp() {
     check("alice allocates transport=none attribute=0019/3 => 400");
 }
 
+/// §3.7: who cannot see the DF of what comes in refuses it for what goes from IPv4 to IPv6.
 #[test]
-fn dont_fragment_is_supported() {
+fn dont_fragment_is_supported_but_not_from_ipv4_to_ipv6() {
     check("alice allocates attribute=001a => ok 600 ipv4");
-    check("alice allocates family=6 attribute=001a => ok 600 ipv6");
+    check("alice allocates family=4 attribute=001a => ok 600 ipv4");
+    check("alice allocates family=6 attribute=001a => 420 001a");
+    check("alice allocates additional=6 attribute=001a => 420 001a");
+    check("alice6 allocates attribute=001a => ok 600 ipv4");
+    check("alice6 allocates family=6 attribute=001a => ok 600 ipv6");
+    check("alice6 allocates additional=6 attribute=001a => ok 600 ipv4");
     check("alice allocates; alice refreshes attribute=001a => ok 600");
+    // Check 4 is made before the checks of families, but a family that there is not is no crossing.
+    check("alice allocates family=6 additional=6 attribute=001a => 420 001a");
+    check("alice allocates transport=6 family=6 attribute=001a => 442");
+    let mut only_v4 = config();
+    only_v4.relay_addresses.pop();
+    check_with(only_v4, "alice allocates family=6 attribute=001a => 440");
+}
+
+/// §18: what is reserved for the future is ignored, whatever it is.
+#[test]
+fn reserved_bits_are_ignored() {
+    check("alice allocates transport=none value=0019/11ffffff => ok 600 ipv4");
+    check("alice allocates value=0017/02ffffff => ok 600 ipv6");
+    check("alice allocates value=8000/02ffffff => only open, open, ok 600 ipv4");
+    check("alice allocates value=0018/7f => ok 600 ipv4 even");
+    check("alice allocates value=0018/ff => ok 600 ipv4 even token");
+    check("alice allocates; alice refreshes value=0017/01ffffff => ok 600");
 }
 
 #[test]

@@ -189,3 +189,12 @@ fn gauges_follow_bindings_and_permissions() {
     assert_eq!(gauges(&world), (0, 0));
     assert_eq!(world.turn.deadline(), None);
 }
+
+/// §18.1.
+#[test]
+fn what_follows_a_channel_number_is_ignored() {
+    check(
+        "alice allocates; alice binds 4001 to bob value=000c/4000ffff => install 4000 600/300, ok; \
+         alice sends 5 on 4000 => to bob 5",
+    );
+}

@@ -304,3 +304,27 @@ fn reply(turn: &mut Turn, client: &str, datagram: &[u8]) -> Option<Vec<u8>> {
     }
     reply
 }
+
+/// §21.4: no allocation for addresses of 6to4 and Teredo, and so no channel either.
+#[test]
+fn clients_with_addresses_of_tunnels_get_no_allocation() {
+    for (client, phrase) in [
+        ("[2002::1]:5", "transition 2002::/16"),
+        ("[2002:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:5", "transition 2002::/16"),
+        ("[2001:0:9.9.9.1::1]:5", "transition 2001::/32"),
+        ("[2001:0:ffff:ffff:ffff:ffff:ffff:ffff]:5", "transition 2001::/32"),
+    ] {
+        let client = client.replace("9.9.9.1", "909:901");
+        let mut world = World::new(config());
+        run(&mut world, &format!("{client} asks; {client} allocates auth=none => 401"));
+        run(&mut world, &format!("{client} allocates => 403"));
+        assert_eq!(world.phrase, phrase);
+        // Whatever peers are allowed.
+        world = World::new(Config { policy: policy("2000::/3", "").into(), ..config() });
+        run(&mut world, &format!("{client} allocates family=6 => 403"));
+        run(&mut world, &format!("{client} binds 4000 to bob => 437"));
+    }
+    for client in ["[2003::1]:5", "[2001:1::1]:5", "[2001:ffff::1]:5"] {
+        check(&format!("{client} allocates"));
+    }
+}

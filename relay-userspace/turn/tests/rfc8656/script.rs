@@ -282,6 +282,13 @@ impl Request {
             Some(("token", owner)) => {
                 (A::RESERVATION_TOKEN, world.clients[owner].token.unwrap().to_vec())
             }
+            // Any attribute: type, then its value.
+            Some(("value", text)) => {
+                let (kind, hex) = text.split_once('/').unwrap();
+                let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+                let value = (0..hex.len() / 2).map(|at| byte(at * 2)).collect();
+                (A(u16::from_str_radix(kind, 16).unwrap()), value)
+            }
             // Any attribute: type, then how many bytes of zero; behind MESSAGE-INTEGRITY if late.
             Some((which @ ("attribute" | "late"), text)) => {
                 let (kind, length) = text.split_once('/').unwrap_or((text, "0"));
