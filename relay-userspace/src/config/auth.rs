@@ -42,7 +42,9 @@ impl fmt::Debug for Secret {
 /// Users and secrets.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Logins {
-    /// User name → password or key; neither names nor passwords are empty.
+    /// Where they log in: a part of each user's key.
+    realm: String,
+    /// User name → what is kept of the password or key; no name is empty, and no password was.
     pub(crate) users: BTreeMap<String, Password>,
     /// What time-limited credentials are made with; each is accepted, the first one makes new ones.
     pub(crate) secrets: Vec<Secret>,
@@ -54,7 +56,8 @@ impl Logins {
             return Err(Fault::BadUserName);
         }
         let name = prepared(name).ok_or(Fault::BadUserName)?;
-        match self.users.insert(name.into_owned(), self::password(password)?) {
+        let kept = self::password(password)?.sealed(name.as_bytes(), &self.realm);
+        match self.users.insert(name.into_owned(), kept) {
             Some(_) => Err(Fault::UserTwice),
             None => Ok(()),
         }
@@ -174,9 +177,10 @@ impl Reading {
 pub(super) fn read<'t>(
     reader: &mut Reader<'t>,
     section: &Section<'t>,
+    realm: &str,
     warnings: &mut Vec<Warning>,
 ) -> Auth {
-    let mut inline = Logins::default();
+    let mut inline = Logins { realm: realm.to_owned(), ..Logins::default() };
     let users = reader.text_table(section, "users");
     let secrets = reader.texts(section, "secrets");
     let redis = reader.section(section, "auth.redis", redis);

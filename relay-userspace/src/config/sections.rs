@@ -57,7 +57,7 @@ fn document<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> Config {
     checks::addresses(reader, &listen, &relay, &mut warnings);
     let (auth, auth_offers) = reader.section(root, "auth", |reader, section| {
         let offers = offers::read_auth(reader, section, &realm, &mut warnings);
-        (auth::read(reader, section, &mut warnings), offers)
+        (auth::read(reader, section, &realm, &mut warnings), offers)
     });
     let offers = offers::read(reader, root, auth_offers);
     Config {

@@ -24,8 +24,9 @@ fn read(text: &str) -> Result<Config, String> {
     sections::read(Path::new("t.toml"), text).map_err(|errors| errors.to_string())
 }
 
-fn password(text: &str) -> relay_turn::Secret {
-    text.to_owned().into()
+/// What is kept of a password.
+fn kept(user: &str, password: &str, realm: &str) -> relay_turn::Secret {
+    relay_turn::Secret::from(password.to_owned()).sealed(user.as_bytes(), realm)
 }
 
 fn minimal() -> Config {
@@ -129,7 +130,7 @@ fn every_key_is_read() {
     assert_eq!(config.relay.ports, 50_000..=50_999);
     let external = config.relay.external.iter().map(|(from, to)| format!("{from} {to}"));
     assert_eq!(external.collect::<Vec<_>>(), ["10.0.0.1 203.0.113.7"]);
-    assert_eq!(config.auth.listed.users["alice"], password("wonderland"));
+    assert_eq!(config.auth.listed.users["alice"], kept("alice", "wonderland", "example.org"));
     assert_eq!(config.auth.listed.secrets[1].expose(), "two");
     assert!(config.auth.strict_expiry);
     assert!(config.auth.redis.is_some());

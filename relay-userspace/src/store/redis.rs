@@ -34,12 +34,15 @@ const SCAN_COUNT: u32 = 1000;
 
 /// Names of keys, in coturn's layout.
 struct Keys {
+    /// What the keys of the realm begin with.
     realm: String,
+    /// What the realm is called.
+    name: String,
 }
 
 impl Keys {
     fn new(prefix: &str, realm: &str) -> Self {
-        Self { realm: format!("{prefix}/realm/{realm}") }
+        Self { realm: format!("{prefix}/realm/{realm}"), name: realm.to_owned() }
     }
 
     /// Where a password or key of a user is.
@@ -298,7 +301,8 @@ async fn look_up(
         Password::key(digits)
     };
     let found = password.map(Password::Password).or_else(key);
-    Ok(found.map_or(LookedUp::Absent, LookedUp::Found))
+    let kept = found.map(|found| found.sealed(user, &keys.name));
+    Ok(kept.map_or(LookedUp::Absent, LookedUp::Found))
 }
 
 /// Every secret there is; of those with keys of their own, the last key's first.

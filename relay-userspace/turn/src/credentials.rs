@@ -12,7 +12,9 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
+use md5::Md5;
 use sha1::Sha1;
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::Turn;
@@ -27,6 +29,13 @@ pub enum Secret {
     Password(Zeroizing<String>),
     /// The key in its place: MD5 of user name, realm and password (RFC 8489 §9.2.2).
     Key(Zeroizing<[u8; 16]>),
+    /// What was a password: its key of each algorithm.
+    Keys {
+        /// By MD5.
+        md5: Zeroizing<[u8; 16]>,
+        /// By SHA-256.
+        sha256: Zeroizing<[u8; 32]>,
+    },
 }
 
 impl Secret {
@@ -43,6 +52,19 @@ impl Secret {
         Some(Self::Key(key))
     }
 
+    /// What is kept of it: keys in place of a password, which RFC 8656 §6 forbids to keep. They are
+    /// good for this user in this realm only.
+    #[must_use]
+    pub fn sealed(self, user: &[u8], realm: &str) -> Self {
+        match self {
+            Self::Password(password) => Self::Keys {
+                md5: Key::bytes_of::<Md5, 16>(user, realm, &password),
+                sha256: Key::bytes_of::<Sha256, 32>(user, realm, &password),
+            },
+            Self::Key(_) | Self::Keys { .. } => self,
+        }
+    }
+
     /// The key of the user who has it. `None`: one made by MD5 serves no other algorithm.
     pub(crate) fn key_of(
         &self,
@@ -52,7 +74,10 @@ impl Secret {
     ) -> Option<Key> {
         match (self, algorithm) {
             (Self::Password(password), _) => Some(Key::new(algorithm, user, realm, password)),
-            (Self::Key(key), PasswordAlgorithm::Md5) => Key::from_slice(&**key),
+            (Self::Key(key) | Self::Keys { md5: key, .. }, PasswordAlgorithm::Md5) => {
+                Key::from_slice(&**key)
+            }
+            (Self::Keys { sha256, .. }, PasswordAlgorithm::Sha256) => Key::from_slice(&**sha256),
             (Self::Key(_), PasswordAlgorithm::Sha256) => None,
         }
     }
@@ -70,7 +95,10 @@ impl PartialEq for Secret {
         match (self, other) {
             (Self::Password(a), Self::Password(b)) => **a == **b,
             (Self::Key(a), Self::Key(b)) => **a == **b,
-            (Self::Password(_), Self::Key(_)) | (Self::Key(_), Self::Password(_)) => false,
+            (Self::Keys { md5: a, sha256: c }, Self::Keys { md5: b, sha256: d }) => {
+                **a == **b && **c == **d
+            }
+            (Self::Password(_) | Self::Key(_) | Self::Keys { .. }, _) => false,
         }
     }
 }
@@ -277,6 +305,24 @@ mod tests {
             assert_eq!(Secret::key(wrong), None, "{wrong}");
         }
         assert_eq!(Secret::key(&format!("+{}", &digits[1..])), None, "no sign");
+    }
+
+    #[test]
+    fn a_password_is_not_kept_where_its_keys_are() {
+        let (user, realm) = (&b"user"[..], "realm");
+        let password = Secret::from("pass".to_owned());
+        let sealed = password.clone().sealed(user, realm);
+        assert!(matches!(sealed, Secret::Keys { .. }));
+        for algorithm in PasswordAlgorithm::ALL {
+            let key = sealed.key_of(algorithm, user, realm);
+            assert!(key.is_some() && key == password.key_of(algorithm, user, realm));
+        }
+        assert_eq!(sealed.clone().sealed(b"other", "other"), sealed, "once");
+        assert_ne!(password.clone().sealed(user, "other"), sealed);
+        assert_ne!(password, sealed);
+        let key = Secret::key("8493fbc53ba582fb4c044c456bdc40eb").unwrap();
+        assert_eq!(key.clone().sealed(user, realm), key);
+        assert_ne!(key, sealed);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use relay_common::wire::stun::{HEADER_BYTES, INTEGRITY_BYTES, INTEGRITY_SHA256_B
 use relay_common::wire::writer::MessageWriter;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use crate::algorithms::PasswordAlgorithm;
 
@@ -47,12 +48,27 @@ impl Key {
         realm: &str,
         password: &str,
     ) -> Self {
-        let parts = [user, b":", realm.as_bytes(), b":", password.as_bytes()];
         match algorithm {
-            PasswordAlgorithm::Md5 => Self::from_slice(&hash::<Md5>(&parts)),
-            PasswordAlgorithm::Sha256 => Self::from_slice(&hash::<Sha256>(&parts)),
+            PasswordAlgorithm::Md5 => {
+                Self::from_slice(&*Self::bytes_of::<Md5, 16>(user, realm, password))
+            }
+            PasswordAlgorithm::Sha256 => {
+                Self::from_slice(&*Self::bytes_of::<Sha256, 32>(user, realm, password))
+            }
         }
         .expect("a hash has 16 or 32 bytes")
+    }
+
+    /// The bytes of such a key, by a hash of `N` bytes.
+    pub(crate) fn bytes_of<D: Digest, const N: usize>(
+        user: &[u8],
+        realm: &str,
+        password: &str,
+    ) -> Zeroizing<[u8; N]> {
+        let mut bytes = Zeroizing::new([0; N]);
+        let parts = [user, b":", realm.as_bytes(), b":", password.as_bytes()];
+        bytes.copy_from_slice(&hash::<D>(&parts));
+        bytes
     }
 
     /// A key as it is. `None` if it is longer than [`KEY_BYTES_MAX`].

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use super::{MINIMAL, check, check_auth, minimal, password, read};
+use super::{MINIMAL, check, check_auth, kept, minimal, read};
 use crate::config::{Config, Secret, SharedSecrets, Warning};
 
 #[test]
@@ -120,7 +120,7 @@ fn files_are_read_again_whole_or_not_at_all() {
     let listed = auth.sources.read_again().unwrap().listed;
     let names: Vec<_> = listed.users.keys().collect();
     assert_eq!(names, ["alice", "bob", "carol"]);
-    assert_eq!(listed.users["alice"], password("two"));
+    assert_eq!(listed.users["alice"], kept("alice", "two", "r"));
     write("users", "alice:hush\nbob:hush\ncarol:0xhush\n");
     fs::remove_file(dir.path().join("secrets")).unwrap();
     let lines: Vec<_> = auth.sources.read_again().err().unwrap().lines().collect();
@@ -173,7 +173,7 @@ fn users_and_secrets_are_read_from_files_beside_the_configuration() {
     let config = Config::load(&path).unwrap();
     let secrets: Vec<_> = config.auth.listed.secrets.iter().map(Secret::expose).collect();
     assert_eq!(secrets, ["first", "second"]);
-    assert_eq!(config.auth.listed.users["alice"], password("wonder:land"));
+    assert_eq!(config.auth.listed.users["alice"], kept("alice", "wonder:land", "r"));
     assert_eq!(config.warnings, [Warning::WorldReadable(dir.path().join("users"))]);
 
     write("t.toml", &format!("{text}users = {{ bob = \"x\" }}\n"), 0o644);

@@ -1,8 +1,8 @@
 //! Extensions that clients are offered, and names and passwords as they are prepared.
 
-use relay_turn::{PasswordAlgorithm, Redirect, Secret};
+use relay_turn::{PasswordAlgorithm, Redirect};
 
-use super::{MINIMAL, check, check_auth, errors, minimal, read};
+use super::{MINIMAL, check, check_auth, errors, kept, minimal, read};
 use crate::config::Warning;
 
 /// MINIMAL, with more in `[auth]` and then whole sections.
@@ -106,12 +106,10 @@ fn what_cannot_be_offered_is_refused() {
 fn names_passwords_and_the_realm_are_prepared() {
     let config =
         with("users = { \"jose\\u0301\" = \"pass\\u00A0word\", \"a\\u3000b\" = \"e\\u0301\" }");
-    let users = config.auth.listed.users.iter().map(|(name, secret)| match secret {
-        Secret::Password(password) => (name.as_str(), password.as_str()),
-        Secret::Key(_) => panic!("a password"),
-    });
+    let users: Vec<_> = config.auth.listed.users.into_iter().collect();
     let expected = [("a b", "\u{E9}"), ("jos\u{E9}", "pass word")];
-    assert_eq!(users.collect::<Vec<_>>(), expected);
+    let kept = |(name, text): (&str, &str)| (name.to_owned(), kept(name, text, "example.org"));
+    assert_eq!(users, expected.map(kept));
     let realm = MINIMAL.replace("example.org", "re\\u0301alm");
     assert_eq!(read(&realm).unwrap().realm, "r\u{E9}alm");
     // Two ways to write one name are one name.
