@@ -17,6 +17,7 @@ mod s8656_08_refresh;
 mod s8656_10_create_permission;
 mod s8656_11_indications;
 mod s8656_12_channels;
+mod s8656_18_attributes;
 pub(crate) mod table;
 mod user;
 mod wire;
@@ -64,6 +65,7 @@ const FILES: &[&[Case]] = &[
     s8656_10_create_permission::CASES,
     s8656_11_indications::CASES,
     s8656_12_channels::CASES,
+    s8656_18_attributes::CASES,
 ];
 /// How long credentials made from a secret have to last, seconds.
 const RUN_SECS_MAX: u64 = 3600;

@@ -36,6 +36,13 @@ pub(crate) const CASES: &[Case] = &[
             draft.address(kind::XOR_PEER_ADDRESS, any_port([192, 0, 2, 1]))
         })
     }),
+    must(8656, "5", "other-user-bind", "ChannelBind by another user gets 441", |world| {
+        other_user(world, method::CHANNEL_BIND, |draft| {
+            draft
+                .with(kind::CHANNEL_NUMBER, &[0x40, 1, 0, 0])
+                .address(kind::XOR_PEER_ADDRESS, any_port([192, 0, 2, 1]))
+        })
+    }),
     must(8656, "5", "unknown-required", "unknown required attributes get 420 here too", unknown),
     should(8656, "5", "software", "Allocate responses name the SOFTWARE", software),
     may(8656, "5", "fingerprint", "Allocate with FINGERPRINT is answered", fingerprint),

@@ -169,7 +169,11 @@ impl State {
 
     fn peers(&self, message: &Received<'_>) -> Option<Vec<SocketAddr>> {
         let all = message.attributes(false).filter(|(kind, _)| *kind == 0x12);
-        all.map(|(_, value)| message.address(value)).collect()
+        let all = all.map(|(_, value)| {
+            let dirty = value.first().is_some_and(|byte| *byte != 0);
+            message.address(value).filter(|_| !(dirty && self.is(Wrong::ReadsWhatIsReserved)))
+        });
+        all.collect()
     }
 
     fn unknown(&self, message: &Received<'_>) -> Vec<u8> {
@@ -204,7 +208,10 @@ impl State {
         if self.is(Wrong::MappedToAnotherPort) {
             mapped.set_port(mapped.port() ^ 1);
         }
-        let answer = Sent::new(0x0101, request.message.id()).address(0x20, mapped);
+        let mut answer = Sent::new(0x0101, request.message.id()).address(0x20, mapped);
+        if self.is(Wrong::SendsWhatIsReserved) {
+            answer.0[24] = 0xFF;
+        }
         if !request.message.has_fingerprint() {
             return answer.0;
         }
@@ -274,8 +281,9 @@ impl State {
     fn refuse(&self, request: &Request<'_>, code: u16, asker: Option<&Asker>) -> Vec<u8> {
         let [class, number] = [code / 100, code % 100].map(|it| u8::try_from(it).unwrap());
         let kind = message_type(request.method, 0x0110);
+        let reserved = if self.is(Wrong::SendsWhatIsReserved) { 0xFF } else { 0 };
         let mut answer =
-            Sent::new(kind, request.message.id()).with(0x09, &[0, 0, class, number, b'!']);
+            Sent::new(kind, request.message.id()).with(0x09, &[reserved, 0, class, number, b'!']);
         if matches!(code, 401 | 438) {
             answer = answer
                 .with(0x14, REALM)
@@ -383,6 +391,11 @@ impl State {
     /// The socket that an Allocate request gets, and the token for the port next to it.
     fn relayed(&mut self, message: &Received<'_>) -> Result<(UdpSocket, Option<Vec<u8>>), u16> {
         let of = |kind| self.attribute(message, kind);
+        let strict = self.is(Wrong::ReadsWhatIsReserved);
+        let dirty = |value: Option<&[u8]>| value.is_some_and(|it| it[1..].iter().any(|b| *b != 0));
+        if strict && (dirty(of(0x19)) || dirty(of(0x17)) || of(0x18) == Some(&[0x7F])) {
+            return Err(400);
+        }
         match of(0x19) {
             Some([17, _, _, _]) => {}
             Some([_, _, _, _]) if self.is(Wrong::TakesAnyTransport) => {}
@@ -457,8 +470,10 @@ impl State {
     }
 
     fn bind(&mut self, request: &Request<'_>, asker: &Asker) -> Result<Vec<u8>, u16> {
-        let number = self.attribute(request.message, 0x0C).and_then(|it| it.get(..2));
-        let number = number.ok_or(400_u16)?;
+        let number = self.attribute(request.message, 0x0C).ok_or(400_u16)?;
+        if number.len() != 4 || number[2] != 0 && self.is(Wrong::ReadsWhatIsReserved) {
+            return Err(400);
+        }
         let number = u16::from_be_bytes([number[0], number[1]]);
         let peers = self.peers(request.message).ok_or(400_u16)?;
         let peer = *peers.first().ok_or(400_u16)?;

@@ -75,6 +75,15 @@ const WRONGS: &[(Wrong, &str)] = &[
     (Wrong::RelaysPadding, "8656-12.5-padded"),
     (Wrong::RelaysWhatIsTooShort, "8656-12.6-too-short"),
     (Wrong::IndicatesDespiteChannel, "8656-12.5-from-peer"),
+    (Wrong::AnybodysAllocation, "8656-5-other-user-bind"),
+    (Wrong::UnderstandsAnything, "7635-7-unexpected"),
+    (Wrong::SendsWhatIsReserved, "8489-14.1-first-byte-zero"),
+    (Wrong::ReadsWhatIsReserved, "8489-14.1-first-byte-ignored"),
+    (Wrong::SendsWhatIsReserved, "8489-14.8-reserved-zero"),
+    (Wrong::ReadsWhatIsReserved, "8656-18.1-reserved"),
+    (Wrong::ReadsWhatIsReserved, "8656-18.6-reserved"),
+    (Wrong::ReadsWhatIsReserved, "8656-18.7-reserved"),
+    (Wrong::ReadsWhatIsReserved, "8656-18.8-reserved"),
 ];
 
 /// What a server may do is not what it has to do: the fake server denies no peer, and its ports
@@ -132,6 +141,7 @@ fn skipped() {
     let expected = [
         "8656-5-other-user-refresh",
         "8656-5-other-user-permission",
+        "8656-5-other-user-bind",
         "8656-7.2-quota",
         "8656-9-five-minutes",
     ];

@@ -56,4 +56,6 @@ pub(crate) enum Wrong {
     RelaysWhatIsTooShort,
     IndicatesDespiteChannel,
     SaysNothingOfRefresh,
+    ReadsWhatIsReserved,
+    SendsWhatIsReserved,
 }
