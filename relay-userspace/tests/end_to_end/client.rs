@@ -144,6 +144,22 @@ impl Client {
         }
     }
 
+    /// Allocates with a third party's token (RFC 7635). The error code, if it is refused.
+    pub(crate) fn allocate_by_token(
+        kid: &str,
+        session_key: [u8; 16],
+        token: Vec<u8>,
+        namespace: &Namespace,
+        [from, server]: [&str; 2],
+    ) -> Result<Self, u16> {
+        let login = Login { user: kid.to_owned(), key: session_key };
+        let wish = (AttributeType::ACCESS_TOKEN, token);
+        match Self::try_allocate(wish, namespace, from, server, login) {
+            (client, None) => Ok(client),
+            (_, Some(code)) => Err(code),
+        }
+    }
+
     fn try_allocate(
         wish: (AttributeType, Vec<u8>),
         namespace: &Namespace,

@@ -1,7 +1,7 @@
 //! The third parties: coturn's test client and its echo server.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use crate::topology::Namespace;
@@ -81,17 +81,22 @@ impl Run {
         Running(namespace.within(|| command.spawn()).unwrap())
     }
 
-    /// Runs it to the end.
-    ///
-    /// # Panics
-    /// Anything was lost, or the client is not content.
-    pub(crate) fn pass(&self, namespace: &Namespace) {
+    /// Runs it to the end; what it said.
+    pub(crate) fn run(&self, namespace: &Namespace) -> (ExitStatus, String) {
         let mut command = Command::new("timeout");
         command.args(["--kill-after=5", "60"]).args(self.words()).stdin(Stdio::null());
         let output = namespace.within(|| command.output()).unwrap();
         let text = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned());
-        let text = text.join("\n");
-        assert!(output.status.success(), "{self:?}: {}\n{text}", output.status);
+        (output.status, text.join("\n"))
+    }
+
+    /// Runs it to the end, and insists that it is content.
+    ///
+    /// # Panics
+    /// Anything was lost, or the client is not content.
+    pub(crate) fn pass(&self, namespace: &Namespace) {
+        let (status, text) = self.run(namespace);
+        assert!(status.success(), "{self:?}: {status}\n{text}");
         for (label, expected) in [
             ("start_mclient: tot_send_msgs=", self.total()),
             ("tot_recv_msgs=", self.total()),
@@ -103,7 +108,7 @@ impl Run {
 }
 
 /// The number behind the last occurrence of `label`.
-fn last_number(text: &str, label: &str) -> Option<u64> {
+pub(crate) fn last_number(text: &str, label: &str) -> Option<u64> {
     let (_, tail) = text.rsplit_once(label)?;
     let digits = tail.find(|c: char| !c.is_ascii_digit()).unwrap_or(tail.len());
     tail[..digits].parse().ok()

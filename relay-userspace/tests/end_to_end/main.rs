@@ -28,6 +28,7 @@ mod robustness;
 mod ssrf;
 mod start_up;
 mod third_party;
+mod tools;
 mod topology;
 mod wait;
 mod whole;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         quotas::TESTS,
         start_up::TESTS,
         third_party::TESTS,
+        tools::TESTS,
         credentials::TESTS,
         redis::TESTS,
     ];

@@ -15,7 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// The keys that coturn's client makes its test tokens with, in base64.
-const TOKENS: &str = "north = \"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\", \
+pub(crate) const TOKENS: &str = "north = \"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\", \
                       oldempire = \"MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=\", \
                       union = \"MTIzNDU2Nzg5MDEyMzQ1Ng==\"";
 
