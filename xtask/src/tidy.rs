@@ -6,6 +6,7 @@ mod crates;
 mod files;
 mod links;
 mod reasons;
+mod rows;
 
 use std::{fmt, fs, process::ExitCode};
 
@@ -130,6 +131,7 @@ fn findings(tree: &Tree) -> Vec<Finding> {
     crates::check(tree, &mut findings);
     reasons::check(tree, &mut findings);
     links::check(tree, &mut findings);
+    rows::check(tree, &mut findings);
     findings
 }
 
