@@ -218,6 +218,8 @@ fn turn(page: &Page, sum: &Snapshot) {
             count(&proofs, &labels, sum.authenticated(integrity, key));
         }
     }
+    let help = "Allocations that moved to another 5-tuple of their clients.";
+    page.counter("turnpike_moves_total", help, sum.moves);
     let help = "Channel numbers of RFC 5766 refused.";
     let name = "turnpike_channel_numbers_rfc5766_refused_total";
     page.counter(name, help, sum.channel_numbers_rfc5766_refused);
@@ -232,6 +234,10 @@ fn drops(page: &Page, sum: &Report) {
     for (reason, lost) in sum.losses() {
         count(&drops, &[reason], lost);
     }
+    let help = "Datagrams handed to the shard that has their allocation.";
+    page.counter("turnpike_handed_over_total", help, sum.handed_over);
+    let help = "5-tuples that reach another shard than their allocation's.";
+    page.gauge("turnpike_five_tuples_elsewhere", help, sum.elsewhere);
     let help = "ICMP errors about datagrams to peers, by what became of them.";
     let icmp = page.counters("turnpike_icmp_total", help, &["outcome"]);
     for outcome in IcmpOutcome::ALL {

@@ -19,14 +19,17 @@ const PAGE_MAX: u64 = 4 << 20;
 const BAR: u64 = 40;
 
 /// Families that say nothing of the datapath, or that have a section of their own.
-const ELSEWHERE: [&str; 17] = [
+const ELSEWHERE: [&str; 20] = [
     "turnpike_allocations",
     "turnpike_build_info",
     "turnpike_channel_numbers_rfc5766_refused_total",
     "turnpike_channels",
     "turnpike_datapath_mode",
+    "turnpike_five_tuples_elsewhere",
+    "turnpike_handed_over_total",
     "turnpike_icmp_muted_total",
     "turnpike_icmp_total",
+    "turnpike_moves_total",
     "turnpike_permissions",
     "turnpike_relayed_bytes_total",
     "turnpike_relayed_packets_total",

@@ -16,8 +16,8 @@ use anyhow::{Context, anyhow, bail};
 use relay_common::addr::{Family, ServerAddr};
 use relay_common::wire::channel_data::ChannelRange;
 use relay_turn::{
-    AccessTokens, Credentials, Ledger, Limits, LookUps, Offers, Policy, RelayAddress, Rules,
-    TokenKey, Turn,
+    AccessTokens, Credentials, Ledger, Limits, LookUps, Mobility, Offers, Policy, RelayAddress,
+    Rules, TokenKey, Turn,
 };
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -334,11 +334,14 @@ fn start_shards(
     let hints = Arc::new(Hints::default());
     let (ready, started) = mpsc::channel();
     let (mut shards, mut threads) = (Vec::new(), Vec::new());
-    for (index, ports) in (0..count).zip(slices) {
-        let turn_config = turn_config(config, place, ports, &common)?;
-        let wake = eventfd(0, EventfdFlags::CLOEXEC).context("eventfd")?;
+    let wakes = slices.iter().map(|_| eventfd(0, EventfdFlags::CLOEXEC).map_err(io::Error::from));
+    let wakes = wakes.collect::<io::Result<Vec<_>>>().context("eventfd")?;
+    let mut posts = posts(config, &wakes).context("eventfd")?.map(Vec::into_iter);
+    for ((index, ports), wake) in (0..count).zip(slices).zip(wakes) {
+        let turn_config = turn_config(config, place, (index, ports), &common)?;
         let (commands, receiver) = mpsc::channel();
         let parts = shard::Parts {
+            post: posts.as_mut().and_then(Iterator::next),
             turn: Turn::new(turn_config),
             listeners: std::mem::take(&mut listeners[index as usize]),
             kernel: kernel.cloned(),
@@ -442,7 +445,7 @@ fn port_slices(
 fn turn_config(
     config: &Config,
     place: &Place,
-    ports: std::ops::RangeInclusive<u16>,
+    (shard, ports): (u32, std::ops::RangeInclusive<u16>),
     common: &Common,
 ) -> anyhow::Result<relay_turn::Config> {
     let relay_address = |address: &IpAddr| RelayAddress {
@@ -486,26 +489,37 @@ fn turn_config(
                 per_source_per_sec: redis.look_ups_per_sec,
             }),
         },
-        offers: offers(config),
+        offers: offers(config, shard)?,
         nonce_key: common.nonce_key,
         seed: random()?,
         discoveries: config.discoveries.clone(),
     })
 }
 
-fn offers(config: &Config) -> Offers {
+/// Ways between shards, if they need any.
+fn posts(config: &Config, wakes: &[OwnedFd]) -> io::Result<Option<Vec<shard::Post>>> {
+    if !config.relay.mobility {
+        return Ok(None);
+    }
+    let wakes = wakes.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?;
+    Ok(Some(shard::Post::between(wakes)))
+}
+
+fn offers(config: &Config, shard: u32) -> anyhow::Result<Offers> {
     let offers = &config.offers;
     let access_tokens = offers.tokens.as_ref().map(|tokens| {
         let keys = tokens.keys.iter().filter_map(|(kid, key)| TokenKey::new(kid, &key.0));
         AccessTokens::new(tokens.server_name.clone(), keys.collect())
     });
-    Offers {
+    let shard = u16::try_from(shard).context("shards")?;
+    Ok(Offers {
         password_algorithms: offers.password_algorithms.clone(),
         userhash: offers.userhash,
         software: offers.software.clone(),
         redirect: offers.redirect.clone(),
         access_tokens,
-    }
+        mobility: config.relay.mobility.then_some(Mobility { shard }),
+    })
 }
 
 const fn channel_range(config: &Config) -> ChannelRange {

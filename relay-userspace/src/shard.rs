@@ -2,6 +2,7 @@
 //! writer. Decides nothing: it carries inputs in and executes outputs in order.
 
 mod errors;
+mod handover;
 
 use std::collections::HashMap;
 use std::io;
@@ -16,7 +17,7 @@ use relay_common::abi::{Count, Direction};
 use relay_common::addr::{
     ClientAddr, Family, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport,
 };
-use relay_turn::{AllocationId, Credentials, Fragments, Input, LookedUp, Now, Output, Turn};
+use relay_turn::{AllocationId, Credentials, Input, LookedUp, Now, Output, Turn};
 use tokio::sync::oneshot;
 use tracing::{debug, error};
 
@@ -30,7 +31,9 @@ pub(crate) use crate::report::Report;
 use crate::ring::{Datagram, Event, Frame, Ring, Socket, Token};
 use crate::sockets::{self, IcmpErrors, Sharing};
 use crate::store::{Ask, Asks};
-use errors::Whole;
+use errors::Part;
+pub(crate) use handover::Post;
+use handover::{Carried, Moves};
 
 /// Asked of a shard from outside.
 pub(crate) enum Command {
@@ -61,6 +64,8 @@ pub(crate) struct Parts {
     pub(crate) hints: Arc<Hints>,
     /// Its number, and where it asks for users that it does not know.
     pub(crate) store: (usize, Asks),
+    /// Ways to the other shards, if allocations move.
+    pub(crate) post: Option<Post>,
     /// Commands, each announced on `wake`.
     pub(crate) commands: Receiver<Command>,
     /// An eventfd.
@@ -77,6 +82,7 @@ struct Shard {
     kernel: Option<Arc<Kernel>>,
     hints: Arc<Hints>,
     store: (usize, Asks),
+    moves: Option<Moves>,
     /// Closed, but possibly named by entries that are not submitted yet: a descriptor's number
     /// must not be used again before they are.
     closing: Vec<OwnedFd>,
@@ -96,7 +102,7 @@ enum Origin {
 
 /// Runs a shard until it is told to close. Tells `ready` how its start went.
 pub(crate) fn run(parts: Parts, ready: Sender<io::Result<()>>) {
-    let Parts { turn, listeners, kernel, hints, store, commands, wake } = parts;
+    let Parts { turn, listeners, kernel, hints, store, post, commands, wake } = parts;
     let ring = match Ring::new(wake) {
         Ok(ring) => ring,
         Err(error) => {
@@ -116,6 +122,7 @@ pub(crate) fn run(parts: Parts, ready: Sender<io::Result<()>>) {
         kernel,
         hints,
         store,
+        moves: post.map(Moves::new),
         closing: Vec::new(),
         stopped: Vec::new(),
         icmp: Budget::default(),
@@ -141,6 +148,7 @@ impl Shard {
             }
             let now = clock::now();
             self.listen_again(now);
+            self.read_notes(now);
             while let Some(event) = self.ring.next() {
                 match event {
                     Event::Received(token, datagram) => self.received(now, token, datagram),
@@ -160,6 +168,7 @@ impl Shard {
                     Event::Woken => {}
                 }
             }
+            self.open_parcels(now);
             if self.turn.deadline().is_some_and(|deadline| deadline <= now.monotonic_ns) {
                 self.handle(now, Input::Deadline);
             }
@@ -203,32 +212,40 @@ impl Shard {
     }
 
     fn report(&self) -> Report {
-        Report {
+        let mut report = Report {
             turn: self.turn.snapshot(),
             ring: self.ring.losses(),
             hop_limit: self.hop_limit,
             dont_fragment: self.dont_fragment,
             icmp_muted: self.icmp.muted(),
+            ..Report::default()
+        };
+        if let Some(moves) = &self.moves {
+            moves.report(&mut report);
         }
+        report
     }
 
     fn received(&mut self, now: Now, token: Token, datagram: Datagram) {
-        let bytes = self.ring.bytes(&datagram);
         let input = match self.origin(token) {
             Some((Origin::Listener(server), _)) => {
                 let client = ClientAddr::new(datagram.from);
                 let five_tuple = FiveTuple { transport: Transport::Udp, client, server };
-                Input::FromClient { five_tuple, datagram: bytes }
+                if let Some(owner) = self.owner(now, &five_tuple) {
+                    return self.hand_over(owner, five_tuple, Carried::Received(datagram));
+                }
+                Input::FromClient { five_tuple, datagram: self.ring.bytes(&datagram) }
             }
             Some((Origin::Relay(allocation), _)) => {
                 let peer = PeerAddr::new(datagram.from);
-                Input::FromPeer { allocation, peer, datagram: bytes }
+                Input::FromPeer { allocation, peer, datagram: self.ring.bytes(&datagram) }
             }
             // It arrived before its allocation went.
             None => return self.ring.release(datagram),
         };
         self.turn.handle(now, input);
-        self.drain(now, Some(datagram));
+        self.drain(now, Some(Carried::Received(datagram)));
+        self.between_datagrams();
     }
 
     fn handle(&mut self, now: Now, input: Input<'_>) {
@@ -238,29 +255,23 @@ impl Shard {
 
     /// Executes every output in order. `datagram` is the input's, for the output that sends it
     /// on. What was opened is told afterwards, as an input of its own.
-    fn drain(&mut self, now: Now, mut datagram: Option<Datagram>) {
+    fn drain(&mut self, now: Now, mut datagram: Option<Carried>) {
         let (mut opened, mut unknown) = (Vec::new(), Vec::new());
         let mut whole = None;
         while let Some(output) = self.turn.poll() {
             match output {
                 Output::Reply { five_tuple, bytes } => self.reply(&five_tuple, bytes),
-                Output::ToPeer { allocation, peer, fragments: Fragments::Forbidden, payload } => {
-                    let of = |datagram| Whole { allocation, peer, datagram, payload };
-                    whole = datagram.take().map(of);
-                }
-                Output::ToPeer { allocation, peer, fragments: Fragments::Allowed, payload } => {
-                    if let Some(socket) = self.relays.of(allocation, peer.family())
-                        && let Some(datagram) = datagram.take()
-                    {
-                        let frame = Frame { head: &[], payload, padding: 0 };
-                        self.forward(socket, peer.socket(), datagram, &frame);
+                Output::ToPeer { allocation, peer, fragments, payload } => {
+                    if let Some(datagram) = datagram.take() {
+                        let part = Part { allocation, peer, datagram, payload };
+                        whole = self.relay(part, fragments);
                     }
                 }
                 Output::ToClient { five_tuple, head, padding } => {
                     if let Some(socket) = self.listener_socket(five_tuple.server)
                         && let Some(datagram) = datagram.take()
                     {
-                        let payload = 0..self.ring.bytes(&datagram).len();
+                        let payload = 0..datagram.bytes(&self.ring).len();
                         let frame = Frame { head: head.as_slice(), payload, padding };
                         self.forward(socket, five_tuple.client.socket(), datagram, &frame);
                     }
@@ -271,7 +282,21 @@ impl Shard {
                 Output::LookUp { user } => unknown.push(user),
                 Output::Refused(refusal) => self.refusals.tell(now, &refusal),
                 Output::CloseRelay { allocation, family } => self.close(allocation, family),
-                Output::Ended { five_tuple, counts } => self.ended(&five_tuple, counts),
+                Output::Ended { five_tuple, counts } => {
+                    self.ended(&five_tuple, counts);
+                    self.disown(&five_tuple);
+                }
+                Output::HandOver { shard, five_tuple } => {
+                    if let Some(datagram) = datagram.take() {
+                        self.hand_over(shard.into(), five_tuple, datagram);
+                    }
+                }
+                Output::Adopt { five_tuple } => self.adopt(five_tuple),
+                Output::Disown { five_tuple } => self.disown(&five_tuple),
+                Output::Moved { from, to } => {
+                    self.in_kernel(|kernel| kernel.change(&from, to));
+                    self.disown(&from);
+                }
                 Output::Install(binding) => self.in_kernel(|kernel| kernel.install(&binding)),
                 Output::Withdraw(binding) => self.in_kernel(|kernel| kernel.withdraw(&binding)),
                 Output::Permit(permission) => self.in_kernel(|kernel| kernel.permit(&permission)),
@@ -280,7 +305,7 @@ impl Shard {
             }
         }
         if let Some(datagram) = datagram {
-            self.ring.release(datagram);
+            datagram.release(&mut self.ring);
         }
         if let Some(whole) = whole {
             self.send_whole(now, whole);
@@ -318,16 +343,6 @@ impl Shard {
     fn reply(&mut self, five_tuple: &FiveTuple, bytes: Range<usize>) {
         if let Some(socket) = self.listener_socket(five_tuple.server) {
             self.ring.send(socket, five_tuple.client.socket(), self.turn.bytes(bytes));
-        }
-    }
-
-    fn forward(&mut self, socket: Socket, to: SocketAddr, datagram: Datagram, frame: &Frame<'_>) {
-        match datagram.fields.relayed() {
-            Some(fields) => self.ring.forward(socket, to, fields, datagram, frame),
-            None => {
-                self.hop_limit += 1;
-                self.ring.release(datagram);
-            }
         }
     }
 

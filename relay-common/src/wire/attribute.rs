@@ -69,6 +69,8 @@ impl AttributeType {
     pub const ALTERNATE_DOMAIN: Self = Self(0x8003);
     /// ICMP (RFC 8656 §18.13).
     pub const ICMP: Self = Self(0x8004);
+    /// MOBILITY-TICKET (RFC 8016 §3.3).
+    pub const MOBILITY_TICKET: Self = Self(0x8030);
     /// SOFTWARE (RFC 8489 §14.14).
     pub const SOFTWARE: Self = Self(0x8022);
     /// ALTERNATE-SERVER (RFC 8489 §14.15).

@@ -86,6 +86,8 @@ pub(crate) struct Relay {
     pub(crate) ports: RangeInclusive<u16>,
     /// Relay address → the address of the same family that clients are told instead.
     pub(crate) external: BTreeMap<IpAddr, IpAddr>,
+    /// Whether allocations move with their clients (RFC 8016).
+    pub(crate) mobility: bool,
 }
 
 /// `[auth]`: at least one user, one secret or one place where there may be some.

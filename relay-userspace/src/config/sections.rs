@@ -165,7 +165,8 @@ fn relay<'t>(
             external.insert(from, to);
         }
     }
-    Relay { addresses, ports, external }
+    let mobility = reader.boolean(section, "mobility").unwrap_or(false);
+    Relay { addresses, ports, external, mobility }
 }
 
 fn ports<'t>(reader: &mut Reader<'t>, section: &Section<'t>) -> Option<RangeInclusive<u16>> {

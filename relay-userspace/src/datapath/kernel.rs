@@ -223,6 +223,12 @@ impl Kernel {
         self.lock().forbid(permission);
     }
 
+    /// Lets an allocation whose bindings and permissions are withdrawn be another 5-tuple's: what
+    /// it relayed is counted on.
+    pub(crate) fn change(&self, from: &FiveTuple, to: FiveTuple) {
+        self.lock().change(from, to);
+    }
+
     /// Forgets an allocation: what the kernel relayed for it, in order of [`Direction`].
     pub(crate) fn end(&self, five_tuple: &FiveTuple) -> [Count; Direction::ALL.len()] {
         self.lock().end(five_tuple)

@@ -49,6 +49,8 @@ pub(super) struct Held {
     pub(super) channels: LiteMap<ChannelNumber, Channel>,
     /// Next hops towards the peers.
     pub(super) permissions: LiteMap<IpAddr, Hop>,
+    /// What was relayed for it by a slot that it had to give back, in order of [`Direction`].
+    pub(super) counted: [Count; Direction::ALL.len()],
 }
 
 /// What all entries of an allocation share.
@@ -125,6 +127,24 @@ impl Means {
         }
         let stamp = Stamp { slot, epoch: EPOCH, policed: self.limits.is_some() };
         Ok(*held.open.insert(Open { stamp, to_client }))
+    }
+
+    /// Makes an allocation without entries another 5-tuple's: what it has counted and what it has
+    /// used up of its limits stay. If there is no next hop to the new client, only the counts do.
+    pub(super) fn change(&mut self, held: &mut Held, to: FiveTuple) {
+        self.withdraw_send(held);
+        held.five_tuple = to;
+        let Some(open) = held.open else { return };
+        match self.acquire((to.server.ip(), to.client.ip())) {
+            Ok(to_client) => {
+                held.open = Some(Open { to_client, ..open });
+                self.release(open.to_client);
+            }
+            Err(_) => {
+                let counts = self.close(held);
+                held.count(counts);
+            }
+        }
     }
 
     /// Gives back what all entries shared, and removes the route that is not of one of them.
@@ -283,10 +303,23 @@ impl Held {
                 send: None,
                 channels: LiteMap::new(),
                 permissions: LiteMap::new(),
+                counted: Default::default(),
             })
         });
         held.relayed[relayed.family() as usize] = Some(relayed);
         held
+    }
+
+    /// Adds to what was counted; gives the sum.
+    pub(super) fn count(
+        &mut self,
+        counts: [Count; Direction::ALL.len()],
+    ) -> [Count; Direction::ALL.len()] {
+        for (sum, count) in self.counted.iter_mut().zip(counts) {
+            sum.packets += count.packets;
+            sum.bytes += count.bytes;
+        }
+        self.counted
     }
 
     /// The relayed transport address of a family.

@@ -129,14 +129,29 @@ impl Table {
     /// Forgets an allocation: what the kernel relayed for it, in order of [`Direction`].
     pub(super) fn end(&mut self, five_tuple: &FiveTuple) -> [Count; Direction::ALL.len()] {
         let Some(mut held) = self.held.remove(five_tuple) else { return Default::default() };
+        self.withdraw_all(&mut held);
+        let counts = self.means.close(&mut held);
+        held.count(counts)
+    }
+
+    /// Lets what is held for an allocation be another 5-tuple's: its bindings and permissions are
+    /// withdrawn by now, and come again.
+    pub(super) fn change(&mut self, from: &FiveTuple, to: FiveTuple) {
+        let Some(mut held) = self.held.remove(from) else { return };
+        self.withdraw_all(&mut held);
+        self.means.change(&mut held, to);
+        self.held.insert(to, held);
+    }
+
+    fn withdraw_all(&mut self, held: &mut Held) {
         // Permissions and channels are gone by now, if all went as it should.
         for ip in held.permissions.keys().copied().collect::<Vec<_>>() {
-            self.means.forbid(&mut held, ip);
+            self.means.forbid(held, ip);
         }
         for (number, channel) in std::mem::take(&mut held.channels) {
             match channel {
                 Channel::Routed(peer, to_peer) => {
-                    self.means.withdraw(&held, number, peer, to_peer);
+                    self.means.withdraw(held, number, peer, to_peer);
                 }
                 Channel::Hairpin(peer) => {
                     if let Some(relayed) = held.relayed(peer.family()) {
@@ -146,7 +161,6 @@ impl Table {
                 Channel::Refused(_) => {}
             }
         }
-        self.means.close(&mut held)
     }
 
     /// Writes a next hop, if its place is still the one that was asked for.

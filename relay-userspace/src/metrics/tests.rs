@@ -102,9 +102,13 @@ turnpike_credentials{kind="users"} 9
 # TYPE turnpike_datapath_mode gauge
 turnpike_datapath_mode{interface="eth0",mode="native"} 1
 turnpike_datapath_mode{interface="eth1",mode="generic"} 1
+# HELP turnpike_five_tuples_elsewhere 5-tuples that reach another shard than their allocation's.
+# TYPE turnpike_five_tuples_elsewhere gauge
 # HELP turnpike_hairpins Pairs of clients that the kernel takes straight to each other.
 # TYPE turnpike_hairpins gauge
 turnpike_hairpins 7
+# HELP turnpike_handed_over_total Datagrams handed to the shard that has their allocation.
+# TYPE turnpike_handed_over_total counter
 # HELP turnpike_icmp_muted_total Times that a relayed address had more ICMP errors than are read.
 # TYPE turnpike_icmp_muted_total counter
 # HELP turnpike_icmp_total ICMP errors about datagrams to peers, by what became of them.
@@ -114,6 +118,8 @@ turnpike_hairpins 7
 turnpike_kernel_permissions 8
 # HELP turnpike_look_ups_total Look-ups of users, by how they ended.
 # TYPE turnpike_look_ups_total counter
+# HELP turnpike_moves_total Allocations that moved to another 5-tuple of their clients.
+# TYPE turnpike_moves_total counter
 # HELP turnpike_next_hops Next hops, by whether packets can be sent to them.
 # TYPE turnpike_next_hops gauge
 turnpike_next_hops{state="resolved"} 3

@@ -209,7 +209,18 @@ impl Ring {
 
     /// Sends a copy of `bytes`.
     pub(crate) fn send(&mut self, socket: Socket, to: SocketAddr, bytes: &[u8]) {
-        match self.slots.fill_with_copy((socket, to), bytes) {
+        self.send_with(socket, to, IpFields::default(), bytes);
+    }
+
+    /// Sends a copy of `bytes` with these fields of the IP header.
+    pub(crate) fn send_with(
+        &mut self,
+        socket: Socket,
+        to: SocketAddr,
+        fields: IpFields,
+        bytes: &[u8],
+    ) {
+        match self.slots.fill_with_copy((socket, to), fields, bytes) {
             Some((slot, message)) => self.push_send(socket.fd, slot, message),
             None => self.losses.send_queue_full += 1,
         }

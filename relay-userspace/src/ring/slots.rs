@@ -81,6 +81,7 @@ impl Slots {
     pub(super) fn fill_with_copy(
         &mut self,
         (socket, to): (Socket, SocketAddr),
+        fields: IpFields,
         bytes: &[u8],
     ) -> Option<Filled> {
         let index = self.free.pop()?;
@@ -89,7 +90,7 @@ impl Slots {
         slot.copy.clear();
         slot.copy.extend_from_slice(bytes);
         let at = slot.copy.as_ptr();
-        Some((u64::from(index), slot.aim(to, IpFields::default(), at, bytes.len())))
+        Some((u64::from(index), slot.aim(to, fields, at, bytes.len())))
     }
 
     /// Which socket sent, if a slot that was not sent may be sent again.

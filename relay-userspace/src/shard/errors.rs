@@ -5,11 +5,12 @@ use std::ops::Range;
 
 use relay_common::addr::PeerAddr;
 use relay_common::wire::attribute::Icmp;
-use relay_turn::{AllocationId, Input, Now};
+use relay_turn::{AllocationId, Fragments, Input, Now};
 
 use super::Shard;
+use super::handover::Carried;
 use crate::icmp;
-use crate::ring::{Datagram, Queued, Socket, Token};
+use crate::ring::{Frame, Queued, Socket, Token};
 use crate::sockets::{self, IcmpErrors};
 
 /// A datagram that must not be fragmented is tried so often: an earlier one's error costs a try.
@@ -17,11 +18,11 @@ const WHOLE_TRIES: u32 = 3;
 /// "Fragmentation needed and DF set" (RFC 792).
 const ICMP_TOO_BIG: (u8, u16) = (3, 4);
 
-/// A datagram that must not be fragmented, and the part of it that goes to a peer.
-pub(super) struct Whole {
+/// A part of a datagram, and the peer that it goes to.
+pub(super) struct Part {
     pub(super) allocation: AllocationId,
     pub(super) peer: PeerAddr,
-    pub(super) datagram: Datagram,
+    pub(super) datagram: Carried,
     pub(super) payload: Range<usize>,
 }
 
@@ -66,13 +67,30 @@ impl Shard {
         }
     }
 
+    /// Sends to a peer, unless it must not be fragmented: that is given back, for when there is
+    /// nothing else to do.
+    pub(super) fn relay(&mut self, part: Part, fragments: Fragments) -> Option<Part> {
+        if fragments == Fragments::Forbidden {
+            return Some(part);
+        }
+        let Part { allocation, peer, datagram, payload } = part;
+        match self.relays.of(allocation, peer.family()) {
+            Some(socket) => {
+                let frame = Frame { head: &[], payload, padding: 0 };
+                self.forward(socket, peer.socket(), datagram, &frame);
+            }
+            None => datagram.release(&mut self.ring),
+        }
+        None
+    }
+
     /// Sends what must not be fragmented: at once, because no submission can carry the wish. What
     /// is too big for the link is told to the client like a router's error.
-    pub(super) fn send_whole(&mut self, now: Now, whole: Whole) {
-        let Whole { allocation, peer, datagram, payload } = whole;
-        let Some(fields) = datagram.fields.relayed() else {
+    pub(super) fn send_whole(&mut self, now: Now, whole: Part) {
+        let Part { allocation, peer, datagram, payload } = whole;
+        let Some(fields) = datagram.fields().relayed() else {
             self.hop_limit += 1;
-            return self.ring.release(datagram);
+            return datagram.release(&mut self.ring);
         };
         let mut is_sent = false;
         for _ in 0..WHOLE_TRIES {
@@ -80,7 +98,7 @@ impl Shard {
                 break;
             };
             let Some((_, socket)) = self.relays.named(token) else { break };
-            let bytes = &self.ring.bytes(&datagram)[payload.clone()];
+            let bytes = &datagram.bytes(&self.ring)[payload.clone()];
             is_sent = sockets::send_whole(socket, peer.socket(), fields, bytes).is_ok();
             // While errors are left, the next try would fail as well.
             if is_sent || self.read_errors(now, token, Some(peer)) == TooBig::Yes {
@@ -88,6 +106,6 @@ impl Shard {
             }
         }
         self.dont_fragment += u64::from(!is_sent);
-        self.ring.release(datagram);
+        datagram.release(&mut self.ring);
     }
 }

@@ -8,6 +8,7 @@ use relay_common::wire::stun::Message;
 
 use crate::allocation::{Allocation, Opening, Refused, Relayed, Stage, Terms};
 use crate::ledger::Seat;
+use crate::mobility::Mobile;
 use crate::peers::Peers;
 use crate::ports::{Parity, Place};
 use crate::reject::Reject;
@@ -73,8 +74,8 @@ impl Turn {
             };
         }
         let wish = self.wish(&five_tuple, request.message)?;
+        let is_mobile = self.wants_mobility(request.message)?;
         let asked = optional(request.message, AttributeType::LIFETIME, attribute::number)?;
-        let lifetime_secs = self.lifetime_secs(request, asked);
         // §7.2, checks 8 and 9: there must be room, and a port.
         if self.tables.is_full() {
             return Err(self.no_room(&five_tuple));
@@ -86,14 +87,14 @@ impl Turn {
         if is_new {
             self.share_load(&five_tuple)?;
         }
-        let chosen = self.choose(request, wish).map_err(|reject| match reject {
+        let chosen = self.choose(request, wish);
+        let Chosen { relayed, parity, tries_left, refused } = chosen.map_err(|why| match why {
             Reject::InsufficientCapacity if is_new => self.no_room(&five_tuple),
             other => other,
-        });
-        let Chosen { relayed, parity, tries_left, refused } = chosen?;
+        })?;
         let opening = Opening {
             reply_to: request.reply_to,
-            lifetime_secs,
+            lifetime_secs: self.lifetime_secs(request, asked),
             parity,
             waiting: relayed.each_ref().map(Option::is_some),
             refused,
@@ -110,6 +111,7 @@ impl Turn {
             username: request.username.into(),
             token: request.token.map(Box::new),
             transaction: request.reply_to.transaction,
+            mobile: is_mobile.then(|| Mobile::new(&self.tickets, &mut self.rng, id)),
             stage: Stage::Opening(Box::new(opening)),
             permissions: LiteMap::new(),
             channels: LiteMap::new(),
@@ -339,5 +341,6 @@ impl Turn {
 fn answer(peers: &Peers, allocation: &Allocation, terms: Terms) -> Success {
     let advertised = |relayed: &Relayed| peers.advertised(relayed.address);
     let advertised = allocation.relayed.each_ref().map(|r| r.as_ref().map(advertised));
-    Success::Allocate { advertised, terms }
+    let ticket = allocation.mobile.as_ref().map(|mobile| mobile.first_ticket());
+    Success::Allocate { advertised, terms, ticket }
 }

@@ -12,6 +12,7 @@ use relay_common::wire::stun::TransactionId;
 
 use crate::access_token::Held;
 use crate::ledger::Seat;
+use crate::mobility::Mobile;
 use crate::police::Used;
 use crate::ports::{Parity, Place};
 use crate::reply::ReplyTo;
@@ -36,6 +37,8 @@ pub(crate) struct Allocation {
     pub(crate) token: Option<Box<Held>>,
     /// The Allocate request that made it, to know it when it comes again.
     pub(crate) transaction: TransactionId,
+    /// What it moves by, if it may (RFC 8016).
+    pub(crate) mobile: Option<Box<Mobile>>,
     pub(crate) stage: Stage,
     // Sorted vectors: few have more than a few entries, and a tree's first node has room for
     // eleven.

@@ -108,7 +108,7 @@ impl Turn {
         // A name or a realm that is not known; a password or a token that is not right.
         let known = Some(&claim)
             .filter(|claim| claim.realm == self.realm.as_bytes())
-            .and_then(|claim| self.know(now, five_tuple, choice, claim))
+            .and_then(|claim| self.know(now, (five_tuple, message), choice, claim))
             .ok_or(Reject::Unauthenticated)?;
         // A nonce that is too old, not of this client, or not ours.
         if !self.nonces.is_good(now.unix_secs, five_tuple.client, claim.nonce) {
@@ -126,7 +126,7 @@ impl Turn {
     fn know<'a>(
         &self,
         now: Now,
-        five_tuple: FiveTuple,
+        (five_tuple, message): (FiveTuple, &Message<'_>),
         choice: Choice,
         claim: &Claim<'a>,
     ) -> Option<Known<'a>> {
@@ -141,6 +141,7 @@ impl Turn {
             }
             (None, Some(_)) => {
                 let allocation = self.tables.by_five_tuple(&five_tuple);
+                let allocation = allocation.or_else(|| self.named(message));
                 let held = allocation.and_then(|allocation| allocation.token.as_deref().copied());
                 held.filter(|held| now.unix_secs < held.ends_unix_secs && is_right(&held.key))
             }

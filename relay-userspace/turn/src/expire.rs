@@ -97,6 +97,7 @@ impl Turn {
     /// Forgets an allocation of which no relayed transport address is left.
     fn end(&mut self, id: AllocationId) {
         let Some(allocation) = self.tables.remove(id) else { return };
+        self.forget_coming(&allocation);
         if allocation.open().is_some() {
             let Allocation { five_tuple, counts, .. } = allocation;
             self.outputs.push_back(Output::Ended { five_tuple, counts });

@@ -80,6 +80,12 @@ pub enum Input<'a> {
         /// What it is.
         answer: &'a LookedUp,
     },
+    /// The 5-tuple is another state machine's from now on: an allocation moved there. One of this
+    /// state machine's on it is over.
+    Elsewhere {
+        /// Which.
+        five_tuple: FiveTuple,
+    },
     /// The time of [`crate::Turn::deadline`] has come.
     Deadline,
 }
@@ -143,6 +149,34 @@ pub enum Output {
     LookUp {
         /// The name, as the client wrote it: any 1–508 bytes.
         user: Box<[u8]>,
+    },
+    /// The datagram is a request that another state machine of this server can answer: hand it
+    /// over, as it came. Nothing else comes of it here.
+    HandOver {
+        /// Its [`crate::Mobility::shard`].
+        shard: u16,
+        /// Who sent it to which of our addresses.
+        five_tuple: FiveTuple,
+    },
+    /// Bring every datagram of the 5-tuple here from now on: an allocation of ours is about to move
+    /// there. Before the answer that says so.
+    Adopt {
+        /// Where it moves.
+        five_tuple: FiveTuple,
+    },
+    /// The 5-tuple is nothing to us any more.
+    Disown {
+        /// Where no allocation moves after all.
+        five_tuple: FiveTuple,
+    },
+    /// An allocation moved (RFC 8016 §3.2.2). The datapath has no binding and no permission of it
+    /// now; those that follow are of the new 5-tuple, and what they relay is counted on. The old
+    /// 5-tuple is nothing to us any more.
+    Moved {
+        /// From where.
+        from: FiveTuple,
+        /// To where.
+        to: FiveTuple,
     },
     /// Tell the datapath to relay both ways by itself, or until when it now may. Client and peer
     /// may be of different families. The peer may have one of our own relayed addresses: such a

@@ -224,6 +224,7 @@ impl Turn {
     /// Whether it is a token that proves who sent it (RFC 7635): USERNAME names the token's key.
     fn is_by_token(&self, five_tuple: FiveTuple, message: &Message<'_>) -> bool {
         let allocation = self.tables.by_five_tuple(&five_tuple);
+        let allocation = allocation.or_else(|| self.named(message));
         self.offers.access_tokens.is_some()
             && (message.attribute(AttributeType::ACCESS_TOKEN).is_some()
                 || allocation.is_some_and(|allocation| allocation.token.is_some()))

@@ -1,6 +1,6 @@
-//! What of RFC 8489 and RFC 7635 is offered beyond what every client knows.
+//! What of RFC 8489, RFC 7635 and RFC 8016 is offered beyond what every client knows.
 
-use crate::{AccessTokens, PasswordAlgorithm, Redirect};
+use crate::{AccessTokens, Mobility, PasswordAlgorithm, Redirect};
 
 /// Extensions, each with its own rule; the default is what RFC 8489 asks for.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub struct Offers {
     pub redirect: Option<Redirect>,
     /// Third-party authorization.
     pub access_tokens: Option<AccessTokens>,
+    /// Allocations that move with their clients; `None`: they are refused with 405.
+    pub mobility: Option<Mobility>,
 }
 
 impl Default for Offers {
@@ -28,6 +30,7 @@ impl Default for Offers {
             software: None,
             redirect: None,
             access_tokens: None,
+            mobility: None,
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Refresh (RFC 8656 §8): keeps an allocation for longer, or ends it; or one of its two relayed
-//! transport addresses.
+//! transport addresses. With a ticket it also moves it (RFC 8016): `mobility.rs`.
 
 use relay_common::addr::Family;
 use relay_common::wire::attribute::{self, AttributeType};
 
 use crate::Turn;
+use crate::mobility::Claimed;
 use crate::reject::Reject;
 use crate::reply::Success;
 use crate::request::{NamedFamily, Request, named_family, optional};
@@ -12,7 +13,13 @@ use crate::timers::{NS_PER_SEC, Timer};
 
 impl Turn {
     pub(crate) fn refresh(&mut self, request: &Request<'_>) -> Result<Success, Reject> {
-        let id = self.owned(request)?;
+        let (id, by) = match request.message.attribute(AttributeType::MOBILITY_TICKET) {
+            None => (self.owned(request)?, None),
+            Some(ticket) => match self.claim(request, ticket)? {
+                Claimed::Answered(answer) => return Ok(answer),
+                Claimed::Movable(id, by) => (id, Some(by)),
+            },
+        };
         let asked = optional(request.message, AttributeType::LIFETIME, attribute::number)?;
         let family = named_family(request.message, AttributeType::REQUESTED_ADDRESS_FAMILY)?;
         let lifetime_secs = self.lifetime_secs(request, asked);
@@ -35,7 +42,7 @@ impl Turn {
             for family in families {
                 self.close_relayed(id, family);
             }
-            return Ok(Success::Refresh { lifetime_secs: 0 });
+            return Ok(self.refreshed(request, id, 0, by));
         }
         // RFC 7635 §9: a new token takes the place of the old one.
         if let Some(token) = request.token {
@@ -57,6 +64,6 @@ impl Turn {
         for number in numbers {
             self.install(id, number);
         }
-        Ok(Success::Refresh { lifetime_secs })
+        Ok(self.refreshed(request, id, lifetime_secs, by))
     }
 }

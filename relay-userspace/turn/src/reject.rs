@@ -21,6 +21,8 @@ pub(crate) enum Reject {
     Unauthenticated,
     /// 403: the policy denies the peer.
     Forbidden(Denial),
+    /// 405: no allocation moves here.
+    MobilityForbidden,
     /// 420: comprehension-required attributes that this server does not know.
     UnknownAttributes(Vec<AttributeType>),
     /// 437: no allocation on the 5-tuple, or one where none may be.
@@ -50,6 +52,7 @@ impl Reject {
             Self::BadRequest => Code::BadRequest,
             Self::Unauthenticated => Code::Unauthenticated,
             Self::Forbidden(_) => Code::Forbidden,
+            Self::MobilityForbidden => Code::MobilityForbidden,
             Self::UnknownAttributes(_) => Code::UnknownAttribute,
             Self::AllocationMismatch => Code::AllocationMismatch,
             Self::StaleNonce => Code::StaleNonce,
@@ -93,6 +96,7 @@ impl Reject {
             Self::Quota(quota) => Some(Refusal::Quota(*quota)),
             Self::BadRequest
             | Self::Unauthenticated
+            | Self::MobilityForbidden
             | Self::UnknownAttributes(_)
             | Self::AllocationMismatch
             | Self::StaleNonce

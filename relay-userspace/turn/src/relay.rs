@@ -30,6 +30,7 @@ impl Turn {
     /// ChannelData from a client (§12.6).
     pub(crate) fn relay_channel_data(&mut self, now: Now, from: &FiveTuple, datagram: &[u8]) {
         let passing = self.channel_data(from, datagram);
+        self.arrive(from, passing.as_ref().map(|passing| passing.allocation));
         self.relay(now, Direction::ClientToPeer, passing);
     }
 
@@ -51,6 +52,7 @@ impl Turn {
             return self.stats.count_dropped(DropReason::UnknownIndication);
         }
         let passing = self.send(from, message);
+        self.arrive(from, passing.as_ref().map(|passing| passing.allocation));
         self.relay(now, Direction::ClientToPeer, passing);
     }
 

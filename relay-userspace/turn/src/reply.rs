@@ -15,6 +15,7 @@ use crate::key::Signer;
 use crate::nonce::{Chance, Nonce};
 use crate::reject::Reject;
 use crate::snapshot::{Code, DropReason, RequestMethod};
+use crate::ticket::Ticket;
 use crate::{Now, Output, Turn};
 
 /// More than any reply takes: the longest carries a realm of 508 bytes and the name of a server, or
@@ -50,9 +51,13 @@ pub(crate) enum Success {
     /// Binding, where a client can find out about its NAT.
     Discovered(Discovered),
     /// Allocate: the relayed transport addresses, as clients are told, and their terms.
-    Allocate { advertised: [Option<RelayedAddr>; Family::ALL.len()], terms: Terms },
+    Allocate {
+        advertised: [Option<RelayedAddr>; Family::ALL.len()],
+        terms: Terms,
+        ticket: Option<Ticket>,
+    },
     /// Refresh.
-    Refresh { lifetime_secs: u32 },
+    Refresh { lifetime_secs: u32, ticket: Option<Ticket> },
     /// CreatePermission and ChannelBind: nothing more.
     Done,
 }
@@ -161,6 +166,7 @@ impl Turn {
             Reject::UnknownAttributes(kinds) => writer.unknown_attributes(kinds),
             Reject::BadRequest
             | Reject::Forbidden(_)
+            | Reject::MobilityForbidden
             | Reject::AllocationMismatch
             | Reject::AddressFamilyNotSupported
             | Reject::WrongCredentials
@@ -188,7 +194,7 @@ impl Success {
                 }
             }
             // RFC 8656 §7.2.
-            Self::Allocate { advertised, terms } => {
+            Self::Allocate { advertised, terms, ticket } => {
                 for relayed in advertised.into_iter().flatten() {
                     writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, relayed.socket());
                 }
@@ -200,11 +206,19 @@ impl Success {
                     writer.address_error_code(family, code.number());
                 }
                 writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, reflexive);
+                write_ticket(writer, ticket);
             }
-            Self::Refresh { lifetime_secs } => {
+            Self::Refresh { lifetime_secs, ticket } => {
                 writer.number(AttributeType::LIFETIME, lifetime_secs);
+                write_ticket(writer, ticket);
             }
             Self::Done => {}
         }
+    }
+}
+
+fn write_ticket(writer: &mut MessageWriter<'_>, ticket: Option<Ticket>) {
+    if let Some(ticket) = ticket {
+        writer.attribute(AttributeType::MOBILITY_TICKET, &ticket);
     }
 }

@@ -22,6 +22,8 @@ pub enum Code {
     Unauthenticated,
     /// 403.
     Forbidden,
+    /// 405.
+    MobilityForbidden,
     /// 420.
     UnknownAttribute,
     /// 437.
@@ -46,12 +48,13 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order used for metrics.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Success,
         Self::TryAlternate,
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
+        Self::MobilityForbidden,
         Self::UnknownAttribute,
         Self::AllocationMismatch,
         Self::StaleNonce,
@@ -73,6 +76,7 @@ impl Code {
             Self::BadRequest => "400",
             Self::Unauthenticated => "401",
             Self::Forbidden => "403",
+            Self::MobilityForbidden => "405",
             Self::UnknownAttribute => "420",
             Self::AllocationMismatch => "437",
             Self::StaleNonce => "438",
@@ -95,6 +99,7 @@ impl Code {
             Self::BadRequest => 400,
             Self::Unauthenticated => 401,
             Self::Forbidden => 403,
+            Self::MobilityForbidden => 405,
             Self::UnknownAttribute => 420,
             Self::AllocationMismatch => 437,
             Self::StaleNonce => 438,
@@ -350,6 +355,8 @@ pub struct Snapshot {
     /// ChannelBind requests refused for a number that only RFC 5766 allows, 0x5000–0x7FFF: a sign
     /// of clients that need `ChannelRange::Rfc5766`.
     pub channel_numbers_rfc5766_refused: u64,
+    /// Allocations that went to another 5-tuple (RFC 8016).
+    pub moves: u64,
     allocations: [u64; Family::ALL.len()],
     requests: [[u64; Code::ALL.len()]; RequestMethod::ALL.len()],
     relayed: [Count; Direction::ALL.len()],
@@ -425,6 +432,7 @@ impl Snapshot {
         self.channels += other.channels;
         self.reservations += other.reservations;
         self.channel_numbers_rfc5766_refused += other.channel_numbers_rfc5766_refused;
+        self.moves += other.moves;
         add_each(&mut self.allocations, &other.allocations);
         for (mine, theirs) in self.requests.iter_mut().zip(&other.requests) {
             add_each(mine, theirs);
@@ -522,6 +530,7 @@ mod tests {
         let mut shard = Snapshot { permissions: 1, channels: 2, ..Snapshot::default() };
         shard.reservations = 3;
         shard.channel_numbers_rfc5766_refused = 4;
+        shard.moves = 6;
         *shard.allocations_mut(Transport::Udp, Family::V6) += 5;
         shard.count_request(RequestMethod::Allocate, Code::Success);
         shard.count_relayed(Direction::PeerToClient, 7);
@@ -535,7 +544,7 @@ mod tests {
         let mut sum = shard.clone();
         sum.add(&shard);
         assert_eq!((sum.permissions, sum.channels, sum.reservations), (2, 4, 6));
-        assert_eq!(sum.channel_numbers_rfc5766_refused, 8);
+        assert_eq!((sum.channel_numbers_rfc5766_refused, sum.moves), (8, 12));
         assert_eq!(sum.allocations(Transport::Udp, Family::V6), 10);
         assert_eq!(sum.requests(RequestMethod::Allocate, Code::Success), 2);
         assert_eq!(sum.relayed(Direction::PeerToClient), Count { packets: 2, bytes: 14 });

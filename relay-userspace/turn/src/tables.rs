@@ -117,6 +117,17 @@ impl Tables {
         self.by_id(*self.by_five_tuple.get(&Key(*five_tuple))?)
     }
 
+    /// Lets a 5-tuple lead to an allocation too; it leads to no other.
+    pub(crate) fn add_five_tuple(&mut self, five_tuple: FiveTuple, id: AllocationId) {
+        let before = self.by_five_tuple.insert(Key(five_tuple), id);
+        assert!(before.is_none_or(|before| before == id), "looked up before");
+    }
+
+    /// Lets a 5-tuple lead nowhere.
+    pub(crate) fn remove_five_tuple(&mut self, five_tuple: FiveTuple) {
+        self.by_five_tuple.remove(&Key(five_tuple));
+    }
+
     pub(crate) fn remove(&mut self, id: AllocationId) -> Option<Allocation> {
         let slot = self.slots.get_mut(id.index as usize)?;
         if slot.generation != id.generation {

@@ -19,6 +19,7 @@ use crate::police::Rate;
 use crate::ports::{Place, Ports};
 use crate::reservation::{Token, Tokens};
 use crate::tables::{KeyedHash, Tables};
+use crate::ticket::Tickets;
 use crate::timers::Timers;
 use crate::{Config, Discovery, DropReason, Input, Ledger, Limits, Now, Offers, Output, Snapshot};
 
@@ -36,6 +37,7 @@ pub struct Turn {
     pub(crate) peers: Peers,
     pub(crate) ports: Ports,
     pub(crate) tokens: Tokens,
+    pub(crate) tickets: Tickets,
     pub(crate) tables: Tables,
     pub(crate) timers: Timers,
     /// Ports held by EVEN-PORT, by their token (RFC 8656 §7.2).
@@ -67,6 +69,7 @@ impl Turn {
         let limits = config.limits;
         let offers = config.offers.clone();
         let algorithms = Algorithms::new(&offers.password_algorithms);
+        let tickets = Tickets::new(&config.nonce_key, offers.mobility);
         let features = Features {
             password_algorithms: algorithms.list().is_some(),
             username_anonymity: offers.userhash,
@@ -84,6 +87,7 @@ impl Turn {
             peers: Peers::new(&config),
             ports: Ports::new(&config.relay_addresses, config.relay_ports, config.relay_ports_all),
             tokens: Tokens::new(config.nonce_key),
+            tickets,
             tables: Tables::new(limits.allocations_max, hash),
             timers: Timers::default(),
             reservations: BTreeMap::new(),
@@ -116,6 +120,7 @@ impl Turn {
             Input::RelayFailed { allocation, family } => {
                 self.relay_failed(now, allocation, family);
             }
+            Input::Elsewhere { five_tuple } => self.elsewhere(&five_tuple),
             Input::LookedUp { user, answer } => self.looked_up(now, user, answer),
             Input::Deadline => {}
         }
@@ -172,6 +177,7 @@ impl Turn {
             return self.stats.count_dropped(DropReason::BadFingerprint);
         }
         match message.class() {
+            Class::Request if self.is_for_another(now, &five_tuple, &message) => {}
             Class::Request if self.is_held(now, five_tuple, &message, datagram) => {}
             Class::Request => self.request(now, five_tuple, &message, fingerprint),
             Class::Indication => self.indication(now, &five_tuple, &message),

@@ -17,6 +17,7 @@ fn the_defaults_are_what_rfc_8489_asks_for() {
     assert_eq!(offers.password_algorithms, both);
     assert!(!offers.userhash);
     assert_eq!((offers.tokens, offers.software, offers.redirect), (None, None, None));
+    assert!(!minimal().relay.mobility);
 }
 
 #[test]
@@ -27,6 +28,8 @@ fn every_key_is_read() {
         userhash = true
         tokens = { k = "AAECAwQFBgcICQoLDA0ODw==" }
         token_server_name = "name"
+        [relay]
+        mobility = true
         [redirect]
         servers = ["192.0.2.1:3478", "[2001:db8::1]:3478"]
         domain = "other.example.org"
@@ -35,7 +38,7 @@ fn every_key_is_read() {
     );
     let offers = config.offers;
     assert_eq!(offers.password_algorithms, [PasswordAlgorithm::Md5]);
-    assert!(offers.userhash);
+    assert!(offers.userhash && config.relay.mobility);
     let tokens = offers.tokens.unwrap();
     assert_eq!(tokens.server_name, "name");
     assert_eq!(tokens.keys[0].0, "k");

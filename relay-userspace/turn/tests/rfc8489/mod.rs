@@ -5,4 +5,4 @@ mod s06_messages;
 mod s09_long_term;
 mod s10_alternate;
 mod s14_attributes;
-mod tokens;
+pub(crate) mod tokens;

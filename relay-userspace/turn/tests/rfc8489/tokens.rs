@@ -11,7 +11,7 @@ const SERVER_NAME: &str = "turn.example.org";
 const KEY: [u8; 32] = [7; 32];
 const SESSION_KEY: [u8; 20] = [3; 20];
 
-fn offering() -> Config {
+pub(crate) fn offering() -> Config {
     let key = TokenKey::new("kid", &KEY).unwrap();
     let other = TokenKey::new("user", &[9; 16]).unwrap();
     let mut config = config();

@@ -1,9 +1,12 @@
-//! RFC 8656, and RFC 8489 that it stands on, one file per section, as data for one `check`.
+//! RFC 8656, RFC 8489 that it stands on and RFC 8016, one file per section, as data for one
+//! `check`.
 #![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
 mod credentials;
 mod describe;
 mod random;
+#[path = "../rfc8016/mod.rs"]
+mod rfc8016;
 #[path = "../rfc8489/mod.rs"]
 mod rfc8489;
 mod s05_general;
@@ -29,6 +32,7 @@ fn every_error_code_and_every_drop_reason_has_a_test() {
         include_str!("s11_indication.rs"),
         include_str!("s12_channel.rs"),
         include_str!("s21_security.rs"),
+        include_str!("../rfc8016/mod.rs"),
         include_str!("../rfc8489/s06_messages.rs"),
         include_str!("../rfc8489/s10_alternate.rs"),
     ]

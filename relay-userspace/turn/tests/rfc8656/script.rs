@@ -289,6 +289,7 @@ impl Request {
                 let value = (0..hex.len() / 2).map(|at| byte(at * 2)).collect();
                 (A(u16::from_str_radix(kind, 16).unwrap()), value)
             }
+            Some(("ticket", text)) => (A::MOBILITY_TICKET, world.ticket(text)),
             // Any attribute: type, then how many bytes of zero; behind MESSAGE-INTEGRITY if late.
             Some((which @ ("attribute" | "late"), text)) => {
                 let (kind, length) = text.split_once('/').unwrap_or((text, "0"));

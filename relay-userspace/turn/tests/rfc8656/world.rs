@@ -15,6 +15,7 @@ use relay_turn::{
 };
 
 use super::describe::drops;
+use super::rfc8016::Refreshed;
 use super::rfc8489::credentials::Signature;
 
 pub(crate) const NS_PER_SEC: u64 = 1_000_000_000;
@@ -92,6 +93,8 @@ pub(crate) struct Client {
     /// Number of the last transaction.
     pub(crate) transaction: u64,
     pub(crate) token: Option<[u8; 8]>,
+    /// Every MOBILITY-TICKET that it was given.
+    pub(crate) tickets: Vec<Vec<u8>>,
     /// Its relayed transport addresses, in order of [`Family`].
     pub(crate) relayed: [Option<SocketAddr>; 2],
     pub(crate) allocation: Option<AllocationId>,
@@ -119,7 +122,9 @@ pub(crate) struct World {
     /// Users that are being looked up.
     pub(crate) looked_up: Vec<String>,
     /// The last datagram of each client, and what the reply to it must be like.
-    last: BTreeMap<String, (Vec<u8>, Signed)>,
+    pub(crate) last: BTreeMap<String, (Vec<u8>, Signed)>,
+    /// The allocation of each MOBILITY-TICKET.
+    pub(crate) of_ticket: BTreeMap<Vec<u8>, AllocationId>,
     /// Every datagram of a client, if that is wanted.
     pub(crate) record: Option<Vec<Vec<u8>>>,
     software: Option<String>,
@@ -158,6 +163,7 @@ impl World {
             transactions: 0,
             looked_up: Vec::new(),
             last: BTreeMap::new(),
+            of_ticket: BTreeMap::new(),
             record: None,
         }
     }
@@ -176,6 +182,7 @@ impl World {
             reply: Vec::new(),
             transaction: 0,
             token: None,
+            tickets: Vec::new(),
             relayed: [None; 2],
             allocation: None,
         })
@@ -376,6 +383,10 @@ impl World {
                 assert!(self.relays.keys().all(|(id, _)| *id != ended), "close first");
                 return Vec::new();
             }
+            Output::HandOver { .. }
+            | Output::Adopt { .. }
+            | Output::Disown { .. }
+            | Output::Moved { .. } => self.mobility(&output),
             Output::Install(_) | Output::Permit(_) | Output::Forbid(_) | Output::Withdraw(_) => {
                 self.datapath(&output)
             }
@@ -412,7 +423,8 @@ impl World {
             Output::Forbid(permission) => self.forbid(&permission),
             Output::Withdraw(binding) => {
                 let number = binding.number.value();
-                assert!(self.installed.remove(&(binding.allocation, number)).is_some());
+                let installed = self.installed.remove(&(binding.allocation, number)).unwrap();
+                assert_eq!(installed.five_tuple, binding.five_tuple);
                 format!("withdraw {number:x}")
             }
             _ => panic!("{output:?} is not the datapath's"),
@@ -427,7 +439,8 @@ impl World {
 
     fn forbid(&mut self, permission: &Permission) -> String {
         let key = (permission.allocation, permission.peer);
-        assert!(self.permitted.remove(&key).is_some());
+        let permitted = self.permitted.remove(&key).unwrap();
+        assert_eq!(permitted.five_tuple, permission.five_tuple);
         format!("forbid {}", permission.peer)
     }
 
@@ -531,9 +544,13 @@ impl World {
             .collect();
         let is_told = !relayed.is_empty() || message.method() == Method::BINDING;
         assert_eq!(reflexive.is_some(), is_told);
-        let of_client =
-            |(_, (owner, _)): &(&(AllocationId, Family), &(String, RelayedAddr))| owner == name;
-        let its: Vec<_> = self.relays.iter().filter(of_client).map(|(key, _)| *key).collect();
+        let refreshed_by = self.note_ticket(name, message);
+        let its = self.relays.iter().filter(|((id, _), (owner, _))| match refreshed_by {
+            Refreshed::Named(moving) => *id == moving,
+            Refreshed::Nothing => false,
+            Refreshed::Its => owner == name || Some(*id) == self.clients[name].allocation,
+        });
+        let its: Vec<_> = its.map(|(key, _)| *key).collect();
         if let Some(secs) = message.attribute(AttributeType::LIFETIME).and_then(attribute::number) {
             text += &format!(" {secs}");
             let end = self.now.monotonic_ns + u64::from(secs) * NS_PER_SEC;
@@ -558,6 +575,9 @@ impl World {
         if let Some(token) = message.attribute(AttributeType::RESERVATION_TOKEN) {
             self.client(name).token = Some(token.try_into().unwrap());
             text += " token";
+        }
+        if message.attribute(AttributeType::MOBILITY_TICKET).is_some() {
+            text += " ticket";
         }
         if let Some(value) = message.attribute(AttributeType::ADDRESS_ERROR_CODE) {
             let [family, 0, class, number] = *value else { panic!("{value:?}") };

@@ -192,6 +192,10 @@ impl World {
             // For the log.
             Output::Refused(_) | Output::HintChannelNumber => {}
             Output::LookUp { .. } => panic!("no look-ups are configured"),
+            Output::HandOver { .. }
+            | Output::Adopt { .. }
+            | Output::Disown { .. }
+            | Output::Moved { .. } => panic!("allocations do not move"),
         }
     }
 
