@@ -81,6 +81,8 @@ pub(crate) struct Client {
     socket: UdpSocket,
     login: Login,
     nonce: Vec<u8>,
+    /// MOBILITY-TICKET; perhaps none.
+    ticket: Vec<u8>,
     requests: u8,
     /// Its relayed transport address; of two, that of IPv4.
     pub(crate) relayed: SocketAddr,
@@ -117,6 +119,52 @@ impl Client {
         let wish = (AttributeType::REQUESTED_ADDRESS_FAMILY, family_value(Family::V4));
         let (_, answer) = Self::ask(wish, namespace, from, server, Login::alice());
         error(&answer)
+    }
+
+    /// Allocates a relayed transport address that may move (RFC 8016).
+    pub(crate) fn allocate_mobile(namespace: &Namespace, from: &str, server: &str) -> Self {
+        let wish = (AttributeType::MOBILITY_TICKET, Vec::new());
+        let client = Self::allocate_by(wish, namespace, from, server);
+        assert!(!client.ticket.is_empty(), "a ticket");
+        client
+    }
+
+    /// The same client at another socket, once it was told that it moves there.
+    pub(crate) fn moved(
+        &self,
+        namespace: &Namespace,
+        from: &str,
+        server: &str,
+    ) -> Result<Self, u16> {
+        let socket = namespace.within(|| UdpSocket::bind(from)).unwrap();
+        namespace.within(|| socket.connect(server)).unwrap();
+        let (login, ticket) = (self.login.clone(), self.ticket.clone());
+        let mut moved = Self { socket, login, nonce: Vec::new(), ticket, requests: 0, ..*self };
+        let attributes = [(AttributeType::MOBILITY_TICKET, self.ticket.clone())];
+        for _ in 0..2 {
+            let answer = moved.request(Method::REFRESH, &attributes, None);
+            let message = Message::parse(&answer).unwrap();
+            match (error(&answer), message.attribute(AttributeType::NONCE)) {
+                (None, _) => {
+                    moved.keep_ticket(&message);
+                    return Ok(moved);
+                }
+                (Some(401), Some(nonce)) => moved.nonce = nonce.to_vec(),
+                (Some(code), _) => return Err(code),
+            }
+        }
+        Err(401)
+    }
+
+    /// Allocates anew by the same socket, which has no allocation.
+    pub(crate) fn allocate_again(&mut self) {
+        let attributes = [(AttributeType::REQUESTED_TRANSPORT, vec![17, 0, 0, 0])];
+        success(&self.request(Method::ALLOCATE, &attributes, None));
+    }
+
+    fn keep_ticket(&mut self, answer: &Message<'_>) {
+        let ticket = answer.attribute(AttributeType::MOBILITY_TICKET);
+        self.ticket = ticket.unwrap_or_default().to_vec();
     }
 
     fn allocate_by(
@@ -177,6 +225,7 @@ impl Client {
         let mut relayed = relayed.map(|a| xor_address(a.value, message.transaction_id()).unwrap());
         client.relayed = relayed.next().unwrap();
         client.relayed_v6 = relayed.next();
+        client.keep_ticket(&message);
         (client, None)
     }
 
@@ -202,7 +251,9 @@ impl Client {
         namespace.within(|| socket.connect(server)).unwrap();
         let relayed = SocketAddr::from(([0, 0, 0, 0], 0));
         let nonce = Vec::new();
-        let mut client = Self { socket, login, nonce, requests: 0, relayed, relayed_v6: None };
+        let ticket = Vec::new();
+        let mut client =
+            Self { socket, login, nonce, ticket, requests: 0, relayed, relayed_v6: None };
         // From IPv4 to IPv6 no relay in userspace can do it (RFC 8656 §3.7).
         let is_crossing = !server.starts_with('[') && wish.1 == family_value(Family::V6);
         let mut attributes = vec![(AttributeType::REQUESTED_TRANSPORT, vec![17, 0, 0, 0]), wish];

@@ -15,6 +15,7 @@ mod icmp;
 mod interfaces;
 mod junk;
 mod lifecycle;
+mod moves;
 mod needs;
 mod network;
 mod next_hops;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
     let groups = [
         relaying::TESTS,
         data_plane::TESTS,
+        moves::TESTS,
         discovery::TESTS,
         icmp::TESTS,
         fragments::TESTS,

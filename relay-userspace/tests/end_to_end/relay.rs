@@ -76,6 +76,8 @@ pub(crate) struct Plan {
     pub(crate) answer_binding: bool,
     /// What the process is started by.
     pub(crate) wrapper: &'static str,
+    /// `[relay] mobility`.
+    pub(crate) mobility: bool,
     /// `[datapath] pin`; `None`: "off".
     pub(crate) pin: Option<PathBuf>,
 }
@@ -96,6 +98,7 @@ impl Plan {
             auth: None,
             answer_binding: true,
             wrapper: "",
+            mobility: false,
             pin: None,
         }
     }
@@ -121,6 +124,7 @@ impl Plan {
             answer_binding,
             pin,
             measure_times,
+            mobility,
             ..
         } = self;
         let auth = self.auth.as_deref().unwrap_or(AUTH);
@@ -129,7 +133,7 @@ impl Plan {
             "realm = \"end-to-end.test\"\n{more}\n[listen]\nudp = {listen:?}\n\
              discovery = {discovery:?}\n\
              [relay]\nports = \"50000-50255\"\naddresses = {addresses:?}\n\
-             [auth]\n{auth}\n\
+             mobility = {mobility}\n[auth]\n{auth}\n\
              [peers]\nallow = [\"10.77.0.0/16\", \"fd77::/16\"]\n\
              [metrics]\nlisten = \"{ADMIN}\"\n\
              [compat]\nrfc5766_channel_numbers = true\n\
