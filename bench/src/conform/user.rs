@@ -309,7 +309,12 @@ impl<'w> User<'w> {
         self.line.send(draft.bytes())
     }
 
-    /// It is another's business now to give the allocation back.
+    /// The other's allocation is this one's to give back.
+    pub(crate) fn take_over(&mut self, other: &mut Self) {
+        self.allocated = std::mem::take(&mut other.allocated);
+    }
+
+    /// The allocation is nobody's to give back.
     pub(crate) fn forget(&mut self) {
         self.allocated = false;
     }

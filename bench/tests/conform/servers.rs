@@ -26,15 +26,20 @@ fn prepare(lab: &Lab) {
     lab.client.ip("route add fd77:2::/64 via fd77:1::1");
 }
 
-/// Turnpike with a second address to answer from, and the ports that RFC 8656 §7.2 asks for.
+/// Turnpike with a second address to answer from, the ports that RFC 8656 §7.2 asks for, two shards
+/// and mobility between them.
 fn turnpike<'l>(lab: &'l Lab, mode: &'static str) -> Turnpike<'l> {
     let discovery = &["10.77.1.1:3478", "10.77.1.3:3479"];
-    Turnpike::start(lab, Setting { discovery, ports: "49152-65535", ..Setting::of(mode) })
+    let ports = "49152-65535";
+    let setting = Setting { discovery, ports, shards: 2, mobility: true, ..Setting::of(mode) };
+    Turnpike::start(lab, setting)
 }
 
 fn nothing_fails(run: &Run) {
     assert_eq!(run.with_outcome("fail"), [""; 0], "{}", run.text());
     assert!(run.with_outcome("pass").len() > 150, "{}", run.text());
+    let moved = run.with_outcome("pass").into_iter().filter(|id| id.starts_with("8016"));
+    assert_eq!(moved.count(), 13, "{}", run.text());
 }
 
 fn userspace() {

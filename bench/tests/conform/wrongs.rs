@@ -105,7 +105,7 @@ fn right() {
     nothing_fails(&run);
     assert!(run.with_outcome("pass").len() > 110, "{}", run.text());
     // What only some servers have is said not to be there, not passed.
-    for id in ["5780-6.1-change-port", "8016-3.1-ticket", "7635-6.1-server-name"] {
+    for id in ["5780-6.1-change-port", "8016-3.1.2-ticket", "7635-6.1-server-name"] {
         assert!(run.with_outcome("not_supported").contains(&id), "{id}: {}", run.text());
     }
     for (_, id) in WRONGS {

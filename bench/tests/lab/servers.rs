@@ -38,6 +38,8 @@ pub(crate) struct Setting {
     pub(crate) allocations_max: u32,
     /// `[relay] ports`.
     pub(crate) ports: &'static str,
+    /// `[relay] mobility`.
+    pub(crate) mobility: bool,
     /// `[listen] discovery`.
     pub(crate) discovery: &'static [&'static str],
 }
@@ -45,17 +47,26 @@ pub(crate) struct Setting {
 impl Setting {
     /// One shard, allocations of ten minutes, as many as there are ports.
     pub(crate) fn of(mode: &'static str) -> Self {
-        let (ports, discovery) = ("20000-65535", &[]);
-        Self { mode, shards: 1, lifetime_secs: 600, allocations_max: 16_384, ports, discovery }
+        Self {
+            mode,
+            shards: 1,
+            lifetime_secs: 600,
+            allocations_max: 16_384,
+            ports: "20000-65535",
+            mobility: false,
+            discovery: &[],
+        }
     }
 
     fn text(&self) -> String {
-        let Self { mode, shards, lifetime_secs, allocations_max, ports, discovery } = self;
+        let Self { mode, shards, lifetime_secs, allocations_max, ports, mobility, discovery } =
+            self;
         format!(
             "realm = \"lab.test\"\n\
              [listen]\nudp = [\"10.77.1.1:3478\", \"[fd77:1::1]:3478\"]\n\
              discovery = {discovery:?}\n\
-             [relay]\nports = \"{ports}\"\naddresses = [\"10.77.2.1\", \"fd77:2::1\"]\n\
+             [relay]\nmobility = {mobility}\nports = \"{ports}\"\n\
+             addresses = [\"10.77.2.1\", \"fd77:2::1\"]\n\
              [auth]\nusers = {{ {USER} = \"{PASSWORD}\", {OTHER_USER} = \"{OTHER_PASSWORD}\" }}\n\
              [peers]\nallow = [\"10.77.0.0/16\", \"fd77::/16\"]\n\
              [metrics]\nlisten = \"{ADMIN}\"\n\
