@@ -79,6 +79,7 @@ impl Reject {
             Self::UnknownAttributes(_) => "Unknown Attribute",
             Self::AllocationMismatch => "Allocation Mismatch",
             Self::StaleNonce => "Stale Nonce",
+            Self::MobilityForbidden => "Mobility Forbidden",
             Self::AddressFamilyNotSupported => "Address Family not Supported",
             Self::WrongCredentials => "Wrong Credentials",
             Self::UnsupportedTransport => "Unsupported Transport Protocol",

@@ -40,11 +40,13 @@ fn finding(line: usize, what: &str) -> Finding {
     Finding { file: PAGE.to_owned(), line, rule: "rfc", why }
 }
 
-/// The RFC of a row: `S…` is of RFC 8489, `T…` of RFC 8656; others begin with the number.
+/// The RFC of a row: `S…` is of RFC 8489, `T…` of RFC 8656, `M…` of RFC 8016; others begin with
+/// the number.
 fn rfc_of(row: &str) -> &str {
     match row.get(..1) {
         Some("S") => "8489",
         Some("T") => "8656",
+        Some("M") => "8016",
         _ => row.split(' ').next().unwrap_or_default(),
     }
 }
