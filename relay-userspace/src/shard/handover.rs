@@ -134,6 +134,13 @@ impl Moves {
         }
     }
 
+    /// Whose a datagram is that this shard received; if no other shard's, it is handled next.
+    fn owner(&mut self, five_tuple: &FiveTuple) -> Option<usize> {
+        let owner = self.elsewhere.get(five_tuple).copied();
+        self.via = owner.is_none().then_some(self.post.index);
+        owner
+    }
+
     /// Takes a note. Gives a 5-tuple that is another shard's since.
     fn note(&mut self, note: Note) -> Option<FiveTuple> {
         match note {
@@ -258,14 +265,13 @@ impl Shard {
         datagram.release(&mut self.ring);
     }
 
-    /// Which other shard has the allocation of a 5-tuple. Whose it is was noted before its client
-    /// was told that it moved, and is looked at before anything that its client sent since.
+    /// Which other shard has the allocation of a 5-tuple; if none has, a datagram of it is handled
+    /// here next. Whose it is was noted before its client was told that it moved, and is looked at
+    /// before anything that its client sent since.
     pub(super) fn owner(&mut self, now: Now, five_tuple: &FiveTuple) -> Option<usize> {
         self.moves.as_ref()?;
         self.read_notes(now);
-        let moves = self.moves.as_mut()?;
-        moves.via = Some(moves.post.index);
-        moves.elsewhere.get(five_tuple).copied()
+        self.moves.as_mut()?.owner(five_tuple)
     }
 
     /// Learns what 5-tuples are other shards' by now.
@@ -358,6 +364,17 @@ mod tests {
         assert_eq!(elsewhere(&mut shards, moved), [Some(1), None, Some(1)]);
         shards[1].disown(&moved);
         assert_eq!(elsewhere(&mut shards, moved), [None; 3]);
+    }
+
+    /// An answer to a look-up may come right behind a datagram that was handed over.
+    #[test]
+    fn only_a_datagram_that_is_handled_here_says_where_it_came_in() {
+        let (mut shards, moved) = (shards(2), five_tuple(1));
+        shards[1].adopt(moved);
+        read(&mut shards[0]);
+        assert_eq!((shards[0].owner(&moved), shards[0].via), (Some(1), None));
+        assert_eq!((shards[0].owner(&five_tuple(2)), shards[0].via), (None, Some(0)));
+        assert_eq!((shards[0].owner(&moved), shards[0].via), (Some(1), None));
     }
 
     #[test]
