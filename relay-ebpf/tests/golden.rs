@@ -92,6 +92,28 @@ fn udp_checksums_are_adjusted_at_their_edges() {
     }
 }
 
+/// The same for the header of IPv4, on the straight path and, with padding, on the general one.
+#[test]
+fn header_checksums_are_adjusted_at_their_edges() {
+    let ends = Ends::v4();
+    let tables = bound(&ends, hop::SAME, |_| {});
+    let ask = ends.ask(CHANNEL, DATA);
+    let padded = Datagram { payload: [&ask.payload[..], &[7]].concat(), ..ask.clone() };
+    let ways = [
+        (ask, TX_UP, to_peer(&ends, DATA)),
+        (padded, TX_UP, to_peer(&ends, DATA)),
+        (ends.answer(DATA), TX_DOWN, to_client(&ends, DATA)),
+    ];
+    for (frame, verdict, out) in ways {
+        for id in 0..=u16::MAX {
+            let mut frame = HostFrame::new(&Datagram { id, ..frame.clone() }.bytes());
+            assert_eq!(step(&mut frame, &tables), verdict);
+            let out = Datagram { id, ..out.clone() };
+            assert_eq!(frame.as_bytes(), sent(&out), "{verdict:?}, {id:#06x}");
+        }
+    }
+}
+
 #[test]
 fn no_udp_checksum_stays_none_on_ipv4_and_goes_up_on_ipv6() {
     let without = |d: Datagram| Datagram { checksum: false, ..d };
