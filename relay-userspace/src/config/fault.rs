@@ -48,8 +48,9 @@ pub(super) enum Fault {
     #[error("`realm` is missing; add a line such as: realm = \"turn.example.org\"")]
     NoRealm,
     #[error(
-        "`realm` must have 1 to 64 bytes and no control characters: each first answer to anybody \
-         carries it, and must not be much larger than the question; shorten it"
+        "`realm` must have 1 to 64 bytes, and no control characters, quotes or backslashes: each \
+         first answer to anybody carries it, and must not be much larger than the question; \
+         shorten it"
     )]
     BadRealm,
     #[error(

@@ -15,9 +15,9 @@ use super::document::{Reader, Section};
 use super::fault::{Fault, Warning};
 use super::{EXAMPLE_SECRET, sections};
 
-/// Bytes of SOFTWARE (RFC 8489 §14.14).
-const SOFTWARE_BYTES_MAX: usize = 509;
-/// Bytes of the longest name of a server or domain.
+/// Characters of SOFTWARE (RFC 8489 §14.14).
+const SOFTWARE_CHARS_MAX: usize = 127;
+/// Bytes of the longest name of a server or domain (RFC 8489 §14.16: ASCII).
 const DOMAIN_BYTES_MAX: usize = 255;
 
 /// Extensions that clients are offered.
@@ -29,7 +29,7 @@ pub(crate) struct Offers {
     pub(crate) userhash: bool,
     /// `[auth] tokens`: third parties' tokens.
     pub(crate) tokens: Option<Tokens>,
-    /// `software`: what clients are told of the server, 1–509 bytes.
+    /// `software`: what clients are told of the server, 1–127 characters.
     pub(crate) software: Option<String>,
     /// `[redirect]`: other servers.
     pub(crate) redirect: Option<Redirect>,
@@ -89,9 +89,9 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, auth: AuthOf
     const KEY: &str = "software";
     let software = reader.text(root, KEY);
     let software = software.filter(|text| !text.get_ref().is_empty()).map(|text| {
-        if text.get_ref().len() > SOFTWARE_BYTES_MAX || text.get_ref().chars().any(char::is_control)
-        {
-            let expected = "at most 509 bytes without control characters".to_owned();
+        let is_long = text.get_ref().chars().count() > SOFTWARE_CHARS_MAX;
+        if is_long || text.get_ref().chars().any(char::is_control) {
+            let expected = "at most 127 characters without control characters".to_owned();
             let found = (*text.get_ref()).to_owned();
             reader
                 .report(&text, Fault::BadValue { key: KEY, expected, found, hint: String::new() });
@@ -180,9 +180,9 @@ fn domain<'t>(reader: &mut Reader<'t>, section: &Section<'t>, key: &'static str)
     let text = reader.text(section, key)?;
     let name = *text.get_ref();
     let is_name = (1..=DOMAIN_BYTES_MAX).contains(&name.len())
-        && !name.contains(|c: char| c.is_whitespace() || c.is_control());
+        && name.bytes().all(|byte| byte.is_ascii_graphic());
     if !is_name {
-        let expected = "a name of 1 to 255 bytes without white space".to_owned();
+        let expected = "a name of 1 to 255 ASCII characters without white space".to_owned();
         let found = name.to_owned();
         reader.report(&text, Fault::BadValue { key, expected, found, hint: String::new() });
     }

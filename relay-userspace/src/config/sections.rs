@@ -92,8 +92,9 @@ fn realm<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> String {
         reader.report_key(root, "realm", Fault::NoRealm);
         return String::new();
     };
-    let is_sane =
-        (1..=64).contains(&realm.get_ref().len()) && !realm.get_ref().chars().any(char::is_control);
+    // What RFC 8489 §14.9 takes from SIP needs quoting for quotes and backslashes.
+    let is_odd = |c: char| c.is_control() || matches!(c, '"' | '\\');
+    let is_sane = (1..=64).contains(&realm.get_ref().len()) && !realm.get_ref().contains(is_odd);
     if !is_sane {
         reader.report(&realm, Fault::BadRealm);
     }

@@ -167,9 +167,9 @@ level = "inof"
     assert_eq!(
         errors(text),
         [
-            "t.toml:1:9: `realm` must have 1 to 64 bytes and no control characters: each first \
-             answer to anybody carries it, and must not be much larger than the question; \
-             shorten it",
+            "t.toml:1:9: `realm` must have 1 to 64 bytes, and no control characters, quotes or \
+             backslashes: each first answer to anybody carries it, and must not be much larger \
+             than the question; shorten it",
             "t.toml:2:1: unknown key `colour` at the top level; known here: realm, listen, relay, \
              auth, software, redirect, datapath, peers, metrics, log, limits, compat, workers",
             "t.toml:4:8: `listen.udp` must be an address and a port like \"192.0.2.1:3478\", not \
@@ -312,6 +312,8 @@ fn a_realm_has_1_to_64_bytes() {
     assert!(with(&"a".repeat(65)).is_err());
     assert!(with("a\\u0007b").is_err());
     assert!(with("").is_err());
+    // RFC 8489 §14.9.
+    assert!(with("a\\\"b").is_err() && with("a\\\\b").is_err() && with("a'b").is_ok());
 }
 
 #[test]

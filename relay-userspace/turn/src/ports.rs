@@ -214,6 +214,22 @@ mod tests {
         assert_eq!(ports.take(&mut rng, Family::V4, Parity::Any, ELSEWHERE), Some(places[5]));
     }
 
+    /// RFC 6056: another seed, another order, and none of them by number.
+    #[test]
+    fn ports_come_in_no_order() {
+        let mut orders = Vec::new();
+        for seed in [1, 2] {
+            let (mut ports, _) = ports(&["192.0.2.1"], 1000..=1999);
+            let mut rng = ChaCha12Rng::from_seed([seed; 32]);
+            let mut take = || ports.take(&mut rng, Family::V4, Parity::Any, ELSEWHERE);
+            let order: Vec<u16> = (0..20).map(|_| take().unwrap().port()).collect();
+            let rises = order.windows(2).filter(|pair| pair[0] < pair[1]).count();
+            assert!((3..=16).contains(&rises), "{order:?}");
+            orders.push(order);
+        }
+        assert_ne!(orders[0], orders[1]);
+    }
+
     #[test]
     fn even_ports_are_even_and_pairs_stay_inside_the_range() {
         let (mut even, mut rng) = ports(&["192.0.2.1"], 101..=104);

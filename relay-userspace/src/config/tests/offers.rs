@@ -84,8 +84,8 @@ fn what_cannot_be_offered_is_refused() {
     );
     check(
         "tokens = { k = \"AAECAwQFBgcICQoLDA0ODw==\" }\ntoken_server_name = \"a b\"",
-        "t.toml:8:21: `token_server_name` must be a name of 1 to 255 bytes without white space, \
-         not `a b`",
+        "t.toml:8:21: `token_server_name` must be a name of 1 to 255 ASCII characters without \
+         white space, not `a b`",
     );
     check(
         "token_server_name = \"x\"",
@@ -101,8 +101,22 @@ fn what_cannot_be_offered_is_refused() {
         "[redirect]\ndomain = \"other\"",
         "t.toml:8:10: there is no server to redirect to; add: servers = [\"192.0.2.1:3478\"]",
     );
-    let long = format!("software = \"{}\"{MINIMAL}", "x".repeat(510));
-    assert!(errors(&long)[0].contains("at most 509 bytes"), "{long}");
+}
+
+/// RFC 8489 §14.14: fewer than 128 characters; §14.16: ASCII.
+#[test]
+fn what_is_offered_is_bounded() {
+    let software = |count: usize| format!("software = \"{}\"{MINIMAL}", "\u{E9}".repeat(count));
+    assert!(read(&software(127)).is_ok());
+    assert!(errors(&software(128))[0].contains("at most 127 characters"));
+    let domain = |name: &str| {
+        let servers = "servers = [\"192.0.2.1:3478\"]";
+        read(&format!("{MINIMAL}[redirect]\n{servers}\ndomain = \"{name}\""))
+    };
+    assert!(domain(&"a".repeat(255)).is_ok());
+    for name in [&*"a".repeat(256), "b\u{FC}cher.example", "a b", ""] {
+        assert!(domain(name).is_err(), "{name}");
+    }
 }
 
 #[test]
