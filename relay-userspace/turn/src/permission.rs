@@ -81,9 +81,11 @@ impl Turn {
         let each_ns = packet_cost(self.limits.new_peers_per_sec.into());
         let cost_ns = each_ns.saturating_mul(u64::try_from(new).unwrap_or(u64::MAX));
         if cost_ns != 0 {
+            // Of however many that are asked for at once, only the last is lent.
+            let burst_ns = (NEW_PEERS_BURST_NS + each_ns).checked_sub(cost_ns);
             let full_ns = allocation.new_peers_full_ns;
-            let full_ns = admit(full_ns, now.monotonic_ns, cost_ns, NEW_PEERS_BURST_NS);
-            allocation.new_peers_full_ns = full_ns.ok_or(Quota::NewPeers)?;
+            let admitted = |burst_ns| admit(full_ns, now.monotonic_ns, cost_ns, burst_ns);
+            allocation.new_peers_full_ns = burst_ns.and_then(admitted).ok_or(Quota::NewPeers)?;
         }
         Ok(())
     }

@@ -146,18 +146,33 @@ fn new_peers_come_so_fast_and_a_call_begins_with_many() {
     for first in [1, 11, 21, 31, 41] {
         script += &format!("alice permits {}; ", ten(first));
     }
-    // The bucket is empty, and lends once.
-    script += &format!("alice permits {}; alice permits 9.9.7.1:1 => 508; ", ten(51));
+    // The bucket is empty, and lends one.
+    script += &format!("alice permits {} => 508; alice permits 9.9.8.51:1; ", ten(51));
+    script += "alice permits 9.9.7.1:1 => 508; ";
     script += "alice binds 4000 to 9.9.7.1:1 => 508; alice permits 9.9.8.1:1 => ok; \
                alice binds 4000 to 9.9.8.1:1 => ok; \
-               1999999999ns pass; alice permits 9.9.7.1:1 => 508; \
+               199999999ns pass; alice permits 9.9.7.1:1 => 508; \
                1ns pass; alice permits 9.9.7.1:1 => ok; alice permits 9.9.7.2:1 => 508; \
                200000000ns pass; alice binds 4001 to 9.9.7.2:1 => ok; \
                alice permits 9.9.7.3:1 => 508";
     let mut world = World::new(limited(Limits { new_peers_per_sec: 5, ..NONE }));
     run(&mut world, &script);
-    assert_eq!(world.turn.snapshot().over_quota(Quota::NewPeers), 5);
+    assert_eq!(world.turn.snapshot().over_quota(Quota::NewPeers), 6);
     assert_eq!(world.phrase, "quota new_peers");
+}
+
+#[test]
+fn one_request_brings_no_more_new_peers_than_several() {
+    let peers = |count: u8| (0..count).map(|n| format!("9.9.8.{n}:1 ")).collect::<String>();
+    let script = format!(
+        "alice allocates; alice permits {} => 508; alice permits {} => 508; \
+         alice permits {}; alice permits 9.9.7.1:1 => 508",
+        peers(120),
+        peers(52),
+        peers(51)
+    );
+    let mut world = World::new(limited(Limits { new_peers_per_sec: 5, ..NONE }));
+    run(&mut world, &script);
 }
 
 /// The client is told by which rule, the log as well, and the counts know its kind.
