@@ -111,6 +111,10 @@ impl Turn {
             return Err(DropReason::PeerDenied);
         }
         let peer = self.peers.inside(PeerAddr::new(named));
+        // As CreatePermission sees it: an IPv4 address in an IPv6 one is no peer.
+        if peer.family() != Family::of(named.ip()) {
+            return Err(DropReason::PeerDenied);
+        }
         // §11.2: the permission is not refreshed.
         if !allocation.permissions.contains_key(&peer.ip()) {
             return Err(DropReason::NoPermission);

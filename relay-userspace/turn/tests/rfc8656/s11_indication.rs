@@ -31,6 +31,12 @@ fn a_send_indication_of_another_shape_is_dropped() {
         "0016000c2112a442000000000000000000000000001200040001000000130000 => malformed_indication",
     ));
     check("alice allocates; alice permits bob; alice sends 5 to bob6 => peer_denied");
+    // An IPv4 address in an IPv6 one, for which there is no permission either.
+    check(
+        "alice allocates additional=6; alice permits bob 9.9.9.1:1; \
+         alice sends 5 to 9.9.9.1:1 => to 9.9.9.1:1 5; \
+         alice sends 5 to [::ffff:9.9.9.1]:1 => peer_denied",
+    );
     check(
         "alice allocates; alice permits bob; alice sends 5 to bob attribute=7001 \
          => unknown_attribute",
