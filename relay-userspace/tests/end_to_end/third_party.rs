@@ -20,7 +20,7 @@ pub(crate) const TOKENS: &str = "north = \"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2N
                       union = \"MTIzNDU2Nzg5MDEyMzQ1Ng==\"";
 
 /// How many requests were proved with that key.
-fn proved(metrics: &Metrics, key: &str) -> u64 {
+pub(crate) fn proved(metrics: &Metrics, key: &str) -> u64 {
     let of = |integrity: &str| {
         let labels = format!("{{integrity=\"{integrity}\",key=\"{key}\"}}");
         metrics.value(&format!("turnpike_requests_authenticated_total{labels}"))

@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::clients::{Run, last_number, peer};
 use crate::needs::Need::{Clients, Namespaces, Xdp};
 use crate::relay::{Metrics, Plan, Relay, Rig};
-use crate::third_party::TOKENS;
+use crate::third_party::{TOKENS, proved};
 use crate::topology::{Namespace, Topology};
 
 /// The tests of this file.
@@ -113,6 +113,8 @@ fn modes(rig: &Rig, mode: &'static str) {
         assert_eq!(mode == "native", xdp > messages / 4, "{shown}");
     }
     assert_eq!(allocations_refused(&metrics, "508"), 0, "{}", metrics.0);
+    // Where no tokens are offered, `-J` would go on with the password.
+    assert!(proved(&metrics, "token") >= 3 * 3, "{}", metrics.0);
 }
 
 fn allocations_refused(metrics: &Metrics, code: &str) -> u64 {
