@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a panic is a finding")]
 #![allow(dead_code, unreachable_pub, reason = "the simulation's own files, most of each used")]
 
+#[path = "../../tests/sim/accounts.rs"]
+mod accounts;
 #[path = "../../tests/sim/model/mod.rs"]
 mod model;
 #[path = "../../tests/sim/random.rs"]

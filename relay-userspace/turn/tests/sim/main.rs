@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 #![allow(unreachable_pub, reason = "parts of it are used by the fuzzer as well")]
 
+mod accounts;
 mod model;
 mod random;
 mod rules;
@@ -27,8 +28,9 @@ const STEPS: u64 = 500;
 /// Behind so many failures nobody reads on; who asks for a number of seeds gets all of them.
 const FAILURES_MAX: usize = 20;
 
-/// What happens in every thousand seeds: verdicts of the step, and expectations of the model.
-const MET: [&str; 16] = [
+/// What happens in every thousand seeds: verdicts of the step, expectations of the model, codes and
+/// proofs that were counted.
+const MET: [&str; 51] = [
     "ClientToPeer",
     "PeerToClient",
     "Hairpin",
@@ -38,6 +40,7 @@ const MET: [&str; 16] = [
     "BindingOverBudget",
     "Policed",
     "Expired",
+    "StaleEpoch",
     "NextHopUnresolved",
     "NoPermission",
     "success",
@@ -45,6 +48,40 @@ const MET: [&str; 16] = [
     "a nonce",
     "data",
     "data, perhaps",
+    "two addresses",
+    "one address, and 440",
+    "one address, and 508",
+    "one of two refreshed",
+    "one address of two ends",
+    "not to be fragmented",
+    "discovered",
+    "looked up",
+    "found",
+    "absent",
+    "not found out",
+    "stopped",
+    "restarted",
+    "rotated",
+    "too many new peers",
+    "sha1 by md5",
+    "sha1 by sha256",
+    "sha1 by token",
+    "sha256 by md5",
+    "sha256 by sha256",
+    "sha256 by token",
+    "400",
+    "401",
+    "403",
+    "420",
+    "437",
+    "438",
+    "440",
+    "441",
+    "442",
+    "443",
+    "486",
+    "500",
+    "508",
 ];
 
 /// What a range of seeds came to.
@@ -88,9 +125,7 @@ fn run_all(seeds: std::ops::Range<u64>, steps: u64) -> Sum {
                 sum.steps += world.steps();
                 // In any order the same.
                 sum.hash = sum.hash.wrapping_add(world.hash().rotate_left(7) ^ seed);
-                let reasons = world.reasons.iter().map(|(r, count)| (format!("{r:?}"), *count));
-                let seen = world.seen.iter().map(|(kind, count)| ((*kind).to_owned(), *count));
-                for (kind, count) in reasons.chain(seen) {
+                for (kind, count) in world.met() {
                     *sum.seen.entry(kind).or_default() += count;
                 }
             }

@@ -6,21 +6,23 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use relay_common::wire::channel_data::ChannelRange;
-use relay_turn::{Config, Credentials, Ledger, Limits, Offers, Policy, RelayAddress};
+use relay_turn::{
+    Config, Discovery, Ledger, Limits, LookUps, Offers, PasswordAlgorithm, Policy, RelayAddress,
+};
 
+use crate::accounts::{self, Accounts};
 use crate::random::Random;
 
 pub const REALM: &str = "example.org";
-/// Whoever knows it can make time-limited credentials.
-pub const SECRET: &str = "north";
 pub const RELAY_V4: &str = "11.0.0.1";
 pub const RELAY_V4_OUTSIDE: &str = "11.0.0.99";
 pub const RELAY_V6: &str = "2a00:1::1";
+/// The machine's other address: of discovery, and never of a relayed transport address.
+pub const ALTERNATE_V4: &str = "11.0.0.2";
 pub const LISTEN_PORT: u16 = 3478;
+pub const ALTERNATE_PORT: u16 = 3479;
 /// When a run begins, seconds since 1970.
 pub const UNIX_START: u64 = 1_700_000_000;
-/// Static users and their passwords.
-pub const USERS: [(&str, &str); 2] = [("alice", "wonderland"), ("bob", "builder")];
 
 const FIRST_PORT: u16 = 50_000;
 
@@ -32,6 +34,16 @@ pub struct Rules {
     pub ports_each: u16,
     pub channels: ChannelRange,
     pub limits: Limits,
+    /// Families of relayed transport addresses: IPv4, IPv6.
+    pub families: [bool; 2],
+    /// PASSWORD-ALGORITHMS, most preferred first.
+    pub algorithms: Vec<PasswordAlgorithm>,
+    /// USERHASH is understood.
+    pub has_userhashes: bool,
+    /// Third parties' tokens are taken (RFC 7635).
+    pub has_tokens: bool,
+    /// There are two IPv4 addresses and two ports to find out about NATs with (RFC 5780).
+    pub is_discovering: bool,
     /// The IPv4 relay address is behind a 1:1 NAT.
     pub is_mapped: bool,
     /// Sources that have not authenticated run into their limit of replies.
@@ -42,75 +54,106 @@ pub struct Rules {
     pub has_kernel: bool,
     /// Routes that fit into the kernel.
     pub routes_max: usize,
+    /// One in so many things that happen changes all of the server.
+    pub calm: u64,
 }
 
 impl Rules {
-    #[allow(clippy::needless_update, reason = "what is not varied here is as it always is")]
     pub fn choose(random: &mut Random) -> Self {
         let is_throttled = random.one_in(8);
         let is_policed = random.one_in(8);
-        let mut few = |small: [u64; 3], large: u64| match random.index(12) {
-            at @ 0..=2 => small[at],
-            _ => large,
+        let mut limits = limits(random);
+        if is_throttled {
+            limits.unauthenticated_replies_per_sec = 1;
+        }
+        if is_policed {
+            limits.allocation_bytes_per_sec = 2_000;
+            limits.allocation_packets_per_sec = 4;
+            // Room for so many allocations, and nearly one more.
+            limits.user_bytes_per_sec = random.pick(&[0, 2_000, 5_999]);
+            limits.total_bytes_per_sec = random.pick(&[0, 0, 6_000]);
+        }
+        // Which of a source's requests was answered is told by the order of answers.
+        if !is_throttled && random.one_in(4) {
+            limits.look_ups = Some(LookUps {
+                cache_secs: random.pick(&[1, 1, 30, 300]),
+                negative_cache_secs: random.pick(&[1, 1, 10]),
+                stale_secs: random.pick(&[0, 60, 600, 600]),
+                per_source_per_sec: random.pick(&[1, LOOK_UPS_UNLIMITED, LOOK_UPS_UNLIMITED]),
+            });
+        }
+        let (md5, sha256) = (PasswordAlgorithm::Md5, PasswordAlgorithm::Sha256);
+        let algorithms = match random.index(8) {
+            0 => Vec::new(),
+            1 => vec![md5],
+            2 => vec![sha256],
+            3 => vec![md5, sha256],
+            _ => vec![sha256, md5],
         };
-        let u32_of = |number: u64| u32::try_from(number).unwrap();
-        let usize_of = |number: u64| usize::try_from(number).unwrap();
-        let lifetime = u32_of(few([30, 60, 330], 600));
-        let limits = Limits {
-            allocations_max: u32_of(few([1, 2, 5], 64)),
-            user_allocations_max: u32_of(few([1, 2, 3], 0)),
-            source_allocations_max: u32_of(few([1, 2, 3], 0)),
-            source_prefix_v4: 32,
-            source_prefix_v6: 64,
-            permissions_per_allocation_max: usize_of(few([1, 2, 3], 128)),
-            channels_per_allocation_max: usize_of(few([1, 2, 3], 128)),
-            lifetime_secs_default: lifetime,
-            lifetime_secs_max: lifetime + u32_of(few([0, 1, 300], 3000)),
-            new_peers_per_sec: u32_of(few([1, 0, 0], 0)),
-            nonce_secs: u32_of(few([1, 30, 400], 3600)),
-            unauthenticated_replies_per_sec: if is_throttled { 1 } else { 1_000_000 },
-            allocation_bytes_per_sec: if is_policed { 2_000 } else { 0 },
-            allocation_packets_per_sec: if is_policed { 4 } else { 0 },
-            ..Limits::default()
-        };
+        let families =
+            random.pick(&[[true, false], [false, true], [true; 2], [true; 2], [true; 2]]);
         Self {
             shards: 1 + random.index(2),
             ports_each: random.pick(&[1, 2, 4, 6, 64, 64, 64, 64]),
             channels: random.pick(&[ChannelRange::Rfc8656, ChannelRange::Rfc5766]),
             limits,
-            is_mapped: random.one_in(3),
+            families,
+            algorithms,
+            has_userhashes: random.one_in(2),
+            has_tokens: random.one_in(3),
+            is_discovering: random.one_in(4),
+            is_mapped: families[0] && random.one_in(3),
             is_throttled,
             is_policed,
             has_kernel: !random.one_in(12),
             routes_max: random.pick(&[0, 3, 10, 10_000, 10_000, 10_000]),
+            calm: random.pick(&[100, 600, 600, 100_000, 100_000]),
         }
     }
 
-    /// The configuration of a shard; the ledger is all shards'.
-    pub fn config(&self, shard: usize, ledger: &Ledger) -> Config {
+    /// The configuration of a shard; the ledger is all shards'. `life` tells processes apart that
+    /// were started one after the other.
+    pub fn config(&self, shard: usize, life: u8, ledger: &Ledger, accounts: &Accounts) -> Config {
         let at = |ip: &str| ip.parse().unwrap();
         let external = self.is_mapped.then(|| at(RELAY_V4_OUTSIDE));
-        let users = USERS.map(|(name, password)| (name.to_owned(), password.to_owned()));
+        let v4 = RelayAddress { address: at(RELAY_V4), external };
+        let v6 = RelayAddress { address: at(RELAY_V6), external: None };
+        let relayed = [v4, v6].into_iter().zip(self.families);
+        let mut seed = [u8::try_from(shard).unwrap(); 32];
+        seed[0] = life;
         Config {
             realm: REALM.to_owned(),
-            credentials: Credentials::new(users, vec![SECRET.to_owned()]),
-            relay_addresses: vec![
-                RelayAddress { address: at(RELAY_V4), external },
-                RelayAddress { address: at(RELAY_V6), external: None },
-            ],
-            other_addresses: Vec::new(),
+            credentials: accounts.credentials(self.has_userhashes),
+            relay_addresses: relayed.filter(|(_, has)| *has).map(|(address, _)| address).collect(),
+            other_addresses: self.other_addresses(),
             relay_ports: self.ports(shard),
             relay_ports_all: self.ports_all(),
             channel_range: self.channels,
             policy: Arc::new(Policy::new(&relay_turn::Rules::default())),
-            listeners: Self::relay_ips().map(|ip| SocketAddr::new(ip, LISTEN_PORT)).to_vec(),
+            listeners: Self::here().map(|ip| SocketAddr::new(ip, LISTEN_PORT)).to_vec(),
             ledger: ledger.clone(),
             limits: self.limits,
             nonce_key: [1; 32],
-            seed: [u8::try_from(shard).unwrap(); 32],
-            discoveries: Vec::new(),
-            offers: Offers::default(),
+            seed,
+            discoveries: Vec::from_iter(self.discovery()),
+            offers: Offers {
+                password_algorithms: self.algorithms.clone(),
+                userhash: self.has_userhashes,
+                access_tokens: self.has_tokens.then(accounts::access_tokens),
+                ..Offers::default()
+            },
         }
+    }
+
+    fn discovery(&self) -> Option<Discovery> {
+        let primary = SocketAddr::new(RELAY_V4.parse().unwrap(), LISTEN_PORT);
+        let alternate = SocketAddr::new(ALTERNATE_V4.parse().unwrap(), ALTERNATE_PORT);
+        self.is_discovering.then_some(Discovery { primary, alternate })
+    }
+
+    /// Addresses of the machine that no relayed transport address is on.
+    fn other_addresses(&self) -> Vec<IpAddr> {
+        Self::here().into_iter().filter(|ip| !self.is_own(*ip)).collect()
     }
 
     /// The relayed ports of a shard.
@@ -124,12 +167,39 @@ impl Rules {
     }
 
     /// Addresses that relayed transport addresses are on.
-    pub fn relay_ips() -> [IpAddr; 2] {
-        [RELAY_V4, RELAY_V6].map(|ip| ip.parse().unwrap())
+    pub fn relay_ips(&self) -> Vec<IpAddr> {
+        let all = [RELAY_V4, RELAY_V6].into_iter().zip(self.families);
+        all.filter(|(_, has)| *has).map(|(ip, _)| ip.parse().unwrap()).collect()
     }
 
-    pub fn is_own(ip: IpAddr) -> bool {
-        Self::relay_ips().contains(&ip)
+    pub fn is_own(&self, ip: IpAddr) -> bool {
+        self.relay_ips().contains(&ip)
+    }
+
+    /// The machine's addresses.
+    pub fn here() -> [IpAddr; 3] {
+        [RELAY_V4, RELAY_V6, ALTERNATE_V4].map(|ip| ip.parse().unwrap())
+    }
+
+    pub fn is_here(ip: IpAddr) -> bool {
+        Self::here().contains(&ip)
+    }
+
+    /// TURN server transport addresses that clients of a family can send to.
+    pub fn servers(&self, is_v4: bool) -> Vec<SocketAddr> {
+        let at = |ip: &str, port| SocketAddr::new(ip.parse().unwrap(), port);
+        let all = [
+            at(if is_v4 { RELAY_V4 } else { RELAY_V6 }, LISTEN_PORT),
+            at(RELAY_V4, ALTERNATE_PORT),
+            at(ALTERNATE_V4, LISTEN_PORT),
+            at(ALTERNATE_V4, ALTERNATE_PORT),
+        ];
+        all[..if is_v4 && self.is_discovering { 4 } else { 1 }].to_vec()
+    }
+
+    /// Whether a port is one of TURN server transport addresses, not a relayed one.
+    pub const fn is_listened(port: u16) -> bool {
+        matches!(port, LISTEN_PORT | ALTERNATE_PORT)
     }
 
     /// An address as packets carry it.
@@ -149,8 +219,39 @@ impl Rules {
     }
 }
 
-/// Who listens where the client's family says.
-pub fn server_for(client: SocketAddr) -> SocketAddr {
-    let [v4, v6] = Rules::relay_ips();
-    SocketAddr::new(if client.is_ipv4() { v4 } else { v6 }, LISTEN_PORT)
+/// What is as good as no limit of look-ups.
+pub const LOOK_UPS_UNLIMITED: u32 = 1_000_000;
+
+#[allow(clippy::needless_update, reason = "what is not varied here is as it always is")]
+fn limits(random: &mut Random) -> Limits {
+    let source_prefix_v4 = random.pick(&[32, 32, 24, 16]);
+    let source_prefix_v6 = random.pick(&[64, 64, 48]);
+    let mut few = |small: [u64; 3], large: u64| match random.index(12) {
+        at @ 0..=2 => small[at],
+        _ => large,
+    };
+    let u32_of = |number: u64| u32::try_from(number).unwrap();
+    let usize_of = |number: u64| usize::try_from(number).unwrap();
+    let lifetime = u32_of(few([30, 60, 330], 600));
+    Limits {
+        allocations_max: u32_of(few([1, 2, 5], 64)),
+        user_allocations_max: u32_of(few([1, 2, 3], 0)),
+        source_allocations_max: u32_of(few([1, 2, 3], 0)),
+        source_prefix_v4,
+        source_prefix_v6,
+        permissions_per_allocation_max: usize_of(few([1, 2, 3], 128)),
+        channels_per_allocation_max: usize_of(few([1, 2, 3], 128)),
+        lifetime_secs_default: lifetime,
+        lifetime_secs_max: lifetime + u32_of(few([0, 1, 300], 3000)),
+        new_peers_per_sec: u32_of(few([1, 1, 2], 0)),
+        nonce_secs: u32_of(few([1, 30, 400], 3600)),
+        unauthenticated_replies_per_sec: 1_000_000,
+        allocation_bytes_per_sec: 0,
+        allocation_packets_per_sec: 0,
+        user_bytes_per_sec: 0,
+        total_bytes_per_sec: 0,
+        strict_expiry: few([1, 1, 1], 0) == 1,
+        look_ups: None,
+        ..Limits::default()
+    }
 }

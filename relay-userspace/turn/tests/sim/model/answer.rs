@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 
-use relay_turn::AllocationId;
+use relay_turn::{AllocationId, IntegrityKind, KeyKind};
 
+use super::directory::Parked;
+use super::discovery::Discovered;
 use super::limits::Limited;
+use super::refresh::Refreshed;
 use super::wire::{self, Stun, Writer, XOR_PEER_ADDRESS};
-use super::{Allocation, Model, Time, Tuple, Wish};
-use crate::rules::LISTEN_PORT;
+use super::{Model, Time, Tuple, Wish};
 
 /// A response to somebody who has not authenticated is at most so many times as long as what it
 /// answers.
@@ -19,6 +21,14 @@ pub struct Sent {
     pub src: SocketAddr,
     pub dst: SocketAddr,
     pub payload: Vec<u8>,
+    /// Userspace sends it with DF set, or not at all.
+    pub dont_fragment: bool,
+}
+
+impl Sent {
+    pub const fn new(src: SocketAddr, dst: SocketAddr, payload: Vec<u8>) -> Self {
+        Self { src, dst, payload, dont_fragment: false }
+    }
 }
 
 /// What came of an input, but for what only ended.
@@ -26,6 +36,8 @@ pub struct Sent {
 pub struct Actual {
     pub sent: Vec<Sent>,
     pub opens: Vec<(AllocationId, SocketAddr)>,
+    /// Users who are to be looked up.
+    pub look_ups: Vec<Vec<u8>>,
 }
 
 /// What may come of an input.
@@ -41,8 +53,10 @@ pub enum Expected {
     PerhapsRelay(Sent),
     /// The same, or nothing: over the allocation's limit.
     LimitedRelay(Sent),
-    /// Another relayed transport address is tried, or the request is refused for want of one.
-    Another(Box<Allocation>),
+    /// Another relayed transport address is tried in place of this one, or done without.
+    Another(AllocationId, SocketAddr),
+    /// The request waits for its user to be looked up, if it may.
+    Parked { user: Vec<u8>, parked: Parked },
 }
 
 /// A response, and what it means.
@@ -56,12 +70,21 @@ pub struct Answer {
     /// Bytes of the request.
     pub asked_bytes: usize,
     /// What it is signed with; `None`: not at all.
-    pub key: Option<[u8; 16]>,
+    pub signed: Option<Signed>,
     /// Any of these; 0 is success.
     pub codes: Vec<u16>,
     pub may_be_silent: bool,
     /// Of a success response.
     pub effect: Effect,
+}
+
+/// How a response is signed, and what proved the request.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    /// MESSAGE-INTEGRITY or MESSAGE-INTEGRITY-SHA256.
+    pub kind: u16,
+    pub key: Vec<u8>,
+    pub proof: (IntegrityKind, KeyKind),
 }
 
 /// What a success response changes, and what it has to say.
@@ -71,14 +94,16 @@ pub enum Effect {
     Nothing,
     /// Binding.
     Reflexive,
+    /// Binding, where there are two addresses.
+    Discovered(Discovered),
     /// An Allocate request is answered later.
     Open(Wish),
     /// Now it is.
-    Opened(AllocationId, Wish),
+    Opened(AllocationId),
     /// The same Allocate request again.
     Again(Vec<(u16, Vec<u8>)>),
-    /// Refresh: seconds from now; 0: the end.
-    Refresh(u32),
+    /// Refresh.
+    Refresh(Refreshed),
     /// CreatePermission.
     Permit(Vec<std::net::IpAddr>),
     /// ChannelBind.
@@ -88,6 +113,9 @@ pub enum Effect {
 impl Model {
     /// Takes note of what happened, and panics if it may not have.
     pub fn settle(&mut self, now: Time, shard: usize, expected: Expected, actual: &Actual) {
+        if actual.sent.iter().any(|sent| sent.dont_fragment) {
+            self.note("not to be fragmented");
+        }
         let shown = || format!("\nexpected {expected:02x?}\nactual {actual:02x?}");
         match &expected {
             Expected::Silence => assert_eq!(*actual, Actual::default(), "{}", shown()),
@@ -98,31 +126,46 @@ impl Model {
             Expected::PerhapsRelay(datagram) | Expected::LimitedRelay(datagram) => {
                 let is_it = actual.sent.is_empty() || is_datagram(&actual.sent, datagram);
                 assert!(is_it && actual.opens.is_empty(), "not as it may be{}", shown());
-                if matches!(expected, Expected::LimitedRelay(_)) && !actual.sent.is_empty() {
-                    let who = match datagram.src.port() == LISTEN_PORT {
-                        true => Limited::ToClient(datagram.dst),
-                        false => Limited::ToPeers(datagram.src),
-                    };
-                    self.passed(now, who).unwrap();
+                if matches!(expected, Expected::LimitedRelay(_)) {
+                    self.limited(now, datagram, !actual.sent.is_empty()).unwrap();
                 }
             }
-            Expected::Answer(answer) => match (&actual.sent[..], &actual.opens[..]) {
-                ([], []) => assert!(answer.may_be_silent, "no answer{}", shown()),
-                ([reply], []) => {
-                    self.answered(now, shard, answer, reply).unwrap_or_else(|why| {
-                        panic!("{why}{}", shown());
-                    });
-                }
-                ([], [(id, relayed)]) => match &answer.effect {
-                    Effect::Open(wish) if answer.codes.contains(&0) => {
-                        self.opening(shard, answer, wish, *id, *relayed);
-                    }
-                    other => panic!("an address is opened for {other:?}{}", shown()),
-                },
-                _ => panic!("more than one thing happened{}", shown()),
-            },
-            Expected::Another(allocation) => self.tried_again(now, shard, allocation, actual),
+            Expected::Parked { user, parked } => {
+                let is_it = actual.sent.is_empty() && actual.opens.is_empty();
+                assert!(is_it, "it has to wait{}", shown());
+                self.parked(now, shard, user, parked, &actual.look_ups).unwrap();
+            }
+            Expected::Answer(answer) => self.settle_answer(now, shard, answer, actual),
+            Expected::Another(id, address) => {
+                self.tried_again(now, shard, (*id, *address), actual);
+            }
         }
+    }
+
+    fn settle_answer(&mut self, now: Time, shard: usize, answer: &Answer, actual: &Actual) {
+        let shown = || format!("\nexpected {answer:02x?}\nactual {actual:02x?}");
+        // What is answered later was counted before.
+        if let Some(Signed { proof, .. }) = &answer.signed
+            && !matches!(answer.effect, Effect::Opened(_))
+        {
+            *self.proofs.entry((shard, proof.0, proof.1)).or_default() += 1;
+        }
+        match (&actual.sent[..], &actual.opens[..]) {
+            ([], []) => assert!(answer.may_be_silent, "no answer{}", shown()),
+            ([reply], []) => {
+                self.answered(now, shard, answer, reply).unwrap_or_else(|why| {
+                    panic!("{why}{}", shown());
+                });
+            }
+            ([], opens) => match &answer.effect {
+                Effect::Open(wish) if answer.codes.contains(&0) => {
+                    self.opening(shard, answer, wish, opens);
+                }
+                other => panic!("an address is opened for {other:?}{}", shown()),
+            },
+            _ => panic!("more than one thing happened{}", shown()),
+        }
+        assert!(actual.look_ups.is_empty(), "nobody is to be looked up{}", shown());
     }
 
     pub(super) fn answered(
@@ -132,28 +175,36 @@ impl Model {
         answer: &Answer,
         reply: &Sent,
     ) -> Result<(), String> {
-        let (client, server) = answer.tuple;
+        let stun = Stun::read(&reply.payload).ok_or("the answer is no STUN message")?;
+        let (client, server) = match &answer.effect {
+            Effect::Discovered(discovered) if stun.class == wire::SUCCESS => discovered.way,
+            _ => answer.tuple,
+        };
         if (reply.src, reply.dst) != (server, client) {
             return Err("answered to somebody else".to_owned());
         }
-        let stun = Stun::read(&reply.payload).ok_or("the answer is no STUN message")?;
         if (stun.method, stun.transaction) != (answer.method, answer.transaction) {
             return Err("the answer is one to another request".to_owned());
         }
         if stun.fingerprint != answer.fingerprint.then_some(true) {
             return Err("FINGERPRINT".to_owned());
         }
-        match answer.key {
-            Some(key) if !stun.is_signed(&reply.payload, &key) => {
+        let integrity = [wire::MESSAGE_INTEGRITY, wire::MESSAGE_INTEGRITY_SHA256];
+        let is_there = |kind: &u16| stun.attributes.iter().any(|a| a.kind == *kind);
+        match &answer.signed {
+            Some(Signed { kind, key, .. }) if !stun.is_signed(&reply.payload, *kind, key) => {
                 return Err("not signed with the client's key".to_owned());
             }
-            None if stun.value(wire::MESSAGE_INTEGRITY).is_some() => {
+            Some(_) if integrity.iter().all(is_there) => {
+                return Err("signed twice".to_owned());
+            }
+            None if integrity.iter().any(is_there) => {
                 return Err("signed, to whom?".to_owned());
             }
             None if reply.payload.len() > UNAUTHENTICATED_RATIO * answer.asked_bytes => {
                 return Err("amplified".to_owned());
             }
-            None if self.rules.is_throttled => self.passed(now, Limited::source(client))?,
+            None if self.rules.is_throttled => self.passed(now, Limited::source(client), 0)?,
             _ => {}
         }
         let code = match stun.class {
@@ -166,7 +217,7 @@ impl Model {
         }
         match code {
             0 => self.succeeded(now, shard, answer, &stun),
-            401 | 438 => self.challenged(now, client, &stun),
+            401 | 438 => self.challenged(now, client, code, &stun),
             _ => Ok(()),
         }
     }
@@ -185,15 +236,18 @@ impl Model {
                 let told = stun.address(wire::XOR_MAPPED_ADDRESS);
                 if told == Some(answer.tuple.0) { Ok(()) } else { Err("XOR-MAPPED".to_owned()) }
             }
+            Effect::Discovered(discovered) => {
+                self.note("discovered");
+                self.discovered(answer.tuple, discovered, stun)
+            }
             Effect::Again(attributes) if *attributes != kept(stun) => {
                 Err("another answer than the first time".to_owned())
             }
             Effect::Again(_) => Ok(()),
-            Effect::Opened(id, wish) => self.begun(now, shard, *id, wish, stun),
-            Effect::Refresh(secs) => self.refreshed(now, at.ok_or("no allocation")?, *secs, stun),
+            Effect::Opened(id) => self.begun(now, shard, *id, stun),
+            Effect::Refresh(it) => self.refreshed(now, at.ok_or("no allocation")?, it, stun),
             Effect::Permit(ips) => {
-                let allocation = &mut self.allocations[at.ok_or("no allocation")?];
-                ips.iter().for_each(|ip| allocation.permit(*ip, now.ns + super::PERMISSION_NS));
+                self.permitted(now, at.ok_or("no allocation")?, ips);
                 Ok(())
             }
             Effect::Bind(number, peer) => {

@@ -2,12 +2,19 @@
 
 use std::net::SocketAddr;
 
+use super::users::Session;
 use super::wire::{self, Stun};
-use super::{Answer, CHANNEL_NS, Channel, Effect, Model, PERMISSION_NS, Time};
+use super::{Answer, CHANNEL_NS, Channel, Effect, Model, Time};
 
 impl Model {
-    pub(super) fn channel_bind(&mut self, stun: &Stun, user: &[u8], answer: &mut Answer) {
-        let Some(at) = self.owned(user, answer) else { return };
+    pub(super) fn channel_bind(
+        &mut self,
+        now: Time,
+        stun: &Stun,
+        session: &Session,
+        answer: &mut Answer,
+    ) {
+        let Some(at) = self.owned(&session.who, answer) else { return };
         let mut wrong = Vec::new();
         let number = match stun.value(wire::CHANNEL_NUMBER) {
             Some([high, low, _, _]) => u16::from_be_bytes([*high, *low]),
@@ -37,13 +44,10 @@ impl Model {
                     wrong.push(508);
                 }
                 if wrong.is_empty() {
-                    self.may_be_too_fast(at, &[peer.ip()], &mut answer.codes);
+                    wrong = self.speed(now, at, &[peer.ip()]);
                 }
                 answer.effect = Effect::Bind(number, peer);
             }
-        }
-        if wrong.is_empty() {
-            wrong.push(0);
         }
         answer.codes.extend(wrong);
     }
@@ -53,6 +57,6 @@ impl Model {
         allocation.channels.retain(|channel| channel.number != number);
         allocation.channels.push(Channel { number, peer, deadline: now.ns + CHANNEL_NS });
         // §12: a binding brings a permission, or refreshes it.
-        allocation.permit(peer.ip(), now.ns + PERMISSION_NS);
+        self.permitted(now, at, &[peer.ip()]);
     }
 }

@@ -23,31 +23,37 @@ impl Model {
         let allocation = self.open_by_tuple(tuple)?;
         let is_it = |c: &&super::Channel| c.number == number && c.deadline > now.ns;
         let channel = allocation.channels.iter().find(is_it)?;
-        Some(Sent { src: allocation.relayed, dst: channel.peer, payload: data[..length].to_vec() })
+        let (src, _) = allocation.relayed(channel.peer.is_ipv4())?;
+        Some(Sent::new(src, channel.peer, data[..length].to_vec()))
     }
 
     pub(super) fn indication(&self, now: Time, tuple: Tuple, stun: &Stun) -> Expected {
         match self.unwrapped(now, tuple, stun) {
             None => Expected::Silence,
-            Some(sent) if stun.known() == Known::Perhaps => Expected::PerhapsRelay(sent),
+            Some(sent) if stun.known(&[]) == Known::Perhaps => Expected::PerhapsRelay(sent),
             Some(sent) => self.data(sent),
         }
     }
 
     /// §11.2.
     fn unwrapped(&self, _now: Time, tuple: Tuple, stun: &Stun) -> Option<Sent> {
-        if stun.method != wire::SEND || stun.known() == Known::No {
+        if stun.method != wire::SEND || stun.known(&[]) == Known::No {
             return None;
         }
         let named = stun.address(wire::XOR_PEER_ADDRESS)?;
         let data = stun.value(wire::DATA)?;
         let allocation = self.open_by_tuple(tuple)?;
-        if named.is_ipv4() != allocation.relayed.is_ipv4() {
+        let (src, _) = allocation.relayed(named.is_ipv4())?;
+        // An IPv4 address in an IPv6 one is no peer, as in CreatePermission.
+        let peer = self.rules.inside(named);
+        if peer.is_ipv4() != named.is_ipv4() {
             return None;
         }
-        let peer = self.rules.inside(named);
         allocation.permission(peer.ip())?;
-        let sent = Sent { src: allocation.relayed, dst: peer, payload: data.to_vec() };
+        // §14: the DF bit is the client's to set where there is one on both sides.
+        let has_bit = tuple.0.is_ipv4() && peer.is_ipv4();
+        let dont_fragment = has_bit && stun.value(wire::DONT_FRAGMENT).is_some();
+        let sent = Sent { dont_fragment, ..Sent::new(src, peer, data.to_vec()) };
         self.is_reachable(peer).then_some(sent)
     }
 
@@ -79,7 +85,7 @@ impl Model {
             Some(channel) => wire::channel_data(channel.number, bytes),
             None => wire::data_indication([0; 12], self.rules.outside(peer), bytes),
         };
-        Some(Sent { src: server, dst: client, payload })
+        Some(Sent::new(server, client, payload))
     }
 
     /// An ICMP error about a datagram to a peer (§11.5): told, unless there were too many.
@@ -109,7 +115,7 @@ impl Model {
         let value = [&[0, 0], &what.to_be_bytes()[2..], &data.to_be_bytes()].concat();
         writer.attribute(wire::ICMP, &value);
         let (client, server) = allocation.tuple;
-        Expected::PerhapsRelay(Sent { src: server, dst: client, payload: writer.0 })
+        Expected::PerhapsRelay(Sent::new(server, client, writer.0))
     }
 
     /// Data that must arrive, or may if there are limits.

@@ -8,21 +8,29 @@ mod answer;
 mod auth;
 mod channel;
 mod data;
+mod directory;
+mod discovery;
 mod limits;
+mod opening;
 mod permission;
 mod refresh;
+pub mod token;
 mod told;
+mod users;
 pub mod wire;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use relay_turn::AllocationId;
+use relay_turn::{AllocationId, IntegrityKind, KeyKind};
 
 pub use allocate::Wish;
-pub use answer::{Actual, Answer, Effect, Expected, Sent};
-pub use auth::rest_password;
+pub use answer::{Actual, Answer, Effect, Expected, Sent, Signed};
+pub use permission::is_denied;
 pub use told::Told;
+pub use users::{Who, rest_password};
 
+use crate::accounts::Accounts;
 use crate::rules::Rules;
 
 pub const SEC: u64 = 1_000_000_000;
@@ -48,12 +56,17 @@ pub struct Time {
 /// Everything a server may keep.
 pub struct Model {
     pub rules: Rules,
+    pub accounts: Accounts,
     pub allocations: Vec<Allocation>,
     pub held: Vec<Held>,
+    /// Requests that were proved, by shard and by what.
+    pub proofs: BTreeMap<(usize, IntegrityKind, KeyKind), u64>,
+    /// How often what happened that not every run brings.
+    pub met: BTreeMap<&'static str, u64>,
     nonces: Vec<Issued>,
-    keys: Vec<(Vec<u8>, [u8; 16])>,
+    directories: Vec<directory::Directory>,
     /// What passed a limit lately.
-    passed: Vec<(limits::Limited, u64)>,
+    passed: Vec<limits::Passed>,
 }
 
 /// RFC 8656 §3.2.
@@ -62,21 +75,38 @@ pub struct Allocation {
     pub shard: usize,
     pub tuple: Tuple,
     pub id: AllocationId,
-    /// As packets carry it.
-    pub relayed: SocketAddr,
-    user: Vec<u8>,
+    /// One of each family at most.
+    pub relayed: Vec<Relayed>,
+    who: Who,
+    charged: Vec<u8>,
+    /// The key and the end of the token that it stands on.
+    token: Option<(Vec<u8>, u64)>,
     transaction: [u8; 12],
     pub stage: Stage,
     pub permissions: Vec<(IpAddr, u64)>,
     pub channels: Vec<Channel>,
+    /// How much of a bucket new peers have filled, in nanoseconds of its leak, and when.
+    new_peers: (u64, u64),
+}
+
+/// A relayed transport address.
+#[derive(Clone, Debug)]
+pub struct Relayed {
+    /// As packets carry it.
+    pub address: SocketAddr,
+    /// It has a socket.
+    pub is_open: bool,
+    /// `None` before the allocation begins.
+    pub deadline: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
 pub enum Stage {
-    /// Its socket is being opened, or cannot be: addresses that failed.
-    Opening { wish: Wish, answer: Box<Answer>, failed: Vec<SocketAddr> },
-    /// Until then, and what its Allocate request was answered.
-    Open { deadline: u64, attributes: Vec<(u16, Vec<u8>)> },
+    /// Its sockets are being opened, or cannot be: addresses that failed, how often others were
+    /// tried.
+    Opening { wish: Wish, answer: Box<Answer>, failed: Vec<SocketAddr>, tries: usize },
+    /// What its Allocate request was answered.
+    Open { attributes: Vec<(u16, Vec<u8>)> },
 }
 
 /// RFC 8656 §12: relays until its deadline, and is remembered for [`BAN_NS`] more.
@@ -106,22 +136,41 @@ struct Issued {
 impl Model {
     pub fn new(rules: Rules) -> Self {
         Self {
+            directories: (0..rules.shards).map(|_| directory::Directory::default()).collect(),
+            accounts: Accounts::first(),
             rules,
             allocations: Vec::new(),
             held: Vec::new(),
+            proofs: BTreeMap::new(),
+            met: BTreeMap::new(),
             nonces: Vec::new(),
-            keys: Vec::new(),
             passed: Vec::new(),
         }
     }
 
+    /// The server has ended, and another has begun: with the same key for nonces, and nothing else.
+    pub fn restart(&mut self) {
+        let (nonces, met) = (std::mem::take(&mut self.nonces), std::mem::take(&mut self.met));
+        let accounts = self.accounts.clone();
+        *self = Self { nonces, met, accounts, ..Self::new(self.rules.clone()) };
+    }
+
+    /// Something happened.
+    pub fn note(&mut self, what: &'static str) {
+        *self.met.entry(what).or_default() += 1;
+    }
+
     /// Forgets what is over. A deadline is the first moment at which it is.
     pub fn purge(&mut self, now: Time) {
-        self.allocations.retain(|a| a.deadline().is_none_or(|deadline| deadline > now.ns));
+        let is_over = |deadline: Option<u64>| deadline.is_some_and(|deadline| deadline <= now.ns);
         for allocation in &mut self.allocations {
             allocation.permissions.retain(|(_, deadline)| *deadline > now.ns);
             allocation.channels.retain(|channel| channel.deadline + BAN_NS > now.ns);
+            while let Some(at) = allocation.relayed.iter().position(|r| is_over(r.deadline)) {
+                allocation.close(at);
+            }
         }
+        self.allocations.retain(|allocation| !allocation.relayed.is_empty());
         self.held.retain(|held| held.deadline > now.ns);
     }
 
@@ -129,7 +178,7 @@ impl Model {
     pub fn deadlines(&self) -> Vec<u64> {
         let mut all: Vec<u64> = self.held.iter().map(|held| held.deadline).collect();
         for allocation in &self.allocations {
-            all.extend(allocation.deadline());
+            all.extend(allocation.relayed.iter().filter_map(|relayed| relayed.deadline));
             all.extend(allocation.permissions.iter().map(|(_, deadline)| *deadline));
             for channel in &allocation.channels {
                 all.extend([channel.deadline, channel.deadline + BAN_NS]);
@@ -148,21 +197,31 @@ impl Model {
 
     /// The allocation that data on its 5-tuple belongs to.
     fn open_by_tuple(&self, tuple: Tuple) -> Option<&Allocation> {
-        self.allocations.iter().find(|a| a.tuple == tuple && a.deadline().is_some())
+        self.allocations.iter().find(|a| a.tuple == tuple && a.is_open())
     }
 
     pub fn open_by_relayed(&self, relayed: SocketAddr) -> Option<&Allocation> {
-        self.allocations.iter().find(|a| a.relayed == relayed && a.deadline().is_some())
+        let has = |a: &&Allocation| a.relayed.iter().any(|r| r.address == relayed);
+        self.allocations.iter().filter(|a| a.is_open()).find(has)
     }
 }
 
 impl Allocation {
-    /// `None` while it is being opened.
-    pub fn deadline(&self) -> Option<u64> {
-        match &self.stage {
-            Stage::Opening { .. } => None,
-            Stage::Open { deadline, .. } => Some(*deadline),
-        }
+    pub const fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open { .. })
+    }
+
+    /// The address of a family, if it relays.
+    fn relayed(&self, is_v4: bool) -> Option<(SocketAddr, u64)> {
+        let relayed = self.relayed.iter().find(|r| r.address.is_ipv4() == is_v4)?;
+        Some((relayed.address, relayed.deadline?))
+    }
+
+    /// One of its addresses ends, and what belongs to it.
+    fn close(&mut self, at: usize) {
+        let is_v4 = self.relayed.remove(at).address.is_ipv4();
+        self.permissions.retain(|(ip, _)| ip.is_ipv4() != is_v4);
+        self.channels.retain(|channel| channel.peer.is_ipv4() != is_v4);
     }
 
     pub fn permission(&self, ip: IpAddr) -> Option<u64> {

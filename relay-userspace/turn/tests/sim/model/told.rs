@@ -5,8 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use relay_common::addr::{Family, Transport};
 use relay_turn::Snapshot;
 
-use super::{Model, Stage, Time};
-use crate::rules::Rules;
+use super::{Model, Time};
 
 /// A channel binding or permission that the datapath was told of.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -35,15 +34,18 @@ impl Model {
     /// Everything that a shard has told the datapath and not taken back, sorted.
     pub fn told(&self, now: Time, shard: usize) -> Vec<Told> {
         let mut all = Vec::new();
-        for allocation in self.allocations.iter().filter(|a| a.shard == shard) {
-            let Stage::Open { deadline, .. } = allocation.stage else { continue };
-            let relayed = allocation.relayed;
+        let of_shard = self.allocations.iter().filter(|a| a.shard == shard);
+        for allocation in of_shard.filter(|a| a.is_open()) {
+            let end = |ip: IpAddr| allocation.relayed(ip.is_ipv4()).expect("closed with it");
             for channel in allocation.channels.iter().filter(|c| c.deadline > now.ns) {
+                let (relayed, deadline) = end(channel.peer.ip());
                 let there = channel.deadline.min(deadline);
                 let back = allocation.permission(channel.peer.ip()).unwrap_or(0).min(there);
                 all.push(Told::Binding(relayed, channel.number, channel.peer, there, back));
             }
-            for (ip, until) in allocation.permissions.iter().filter(|(ip, _)| !Rules::is_own(*ip)) {
+            let permissions = allocation.permissions.iter();
+            for (ip, until) in permissions.filter(|(ip, _)| !self.rules.is_own(*ip)) {
+                let (relayed, deadline) = end(*ip);
                 all.push(Told::Permission(relayed, *ip, deadline.min(*until), deadline));
             }
         }
@@ -55,10 +57,10 @@ impl Model {
     pub fn check_gauges(&self, now: Time, shard: usize, snapshot: &Snapshot) {
         let open = || {
             let of_shard = self.allocations.iter().filter(move |a| a.shard == shard);
-            of_shard.filter(|a| a.deadline().is_some())
+            of_shard.filter(|a| a.is_open())
         };
         for (family, is_v4) in [(Family::V4, true), (Family::V6, false)] {
-            let count = open().filter(|a| a.relayed.is_ipv4() == is_v4).count();
+            let count = open().filter(|a| a.relayed(is_v4).is_some()).count();
             let gauge = snapshot.allocations(Transport::Udp, family);
             assert_eq!(gauge, count as u64, "allocations, {family:?}");
         }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
 use sha1::Sha1;
+use sha2::Sha256;
 
 pub const COOKIE: [u8; 4] = [0x21, 0x12, 0xA4, 0x42];
 
@@ -22,6 +23,8 @@ pub const DATA_METHOD: u16 = 7;
 pub const CREATE_PERMISSION: u16 = 8;
 pub const CHANNEL_BIND: u16 = 9;
 
+pub const MAPPED_ADDRESS: u16 = 0x0001;
+pub const CHANGE_REQUEST: u16 = 0x0003;
 pub const USERNAME: u16 = 0x0006;
 pub const MESSAGE_INTEGRITY: u16 = 0x0008;
 pub const ERROR_CODE: u16 = 0x0009;
@@ -35,17 +38,34 @@ pub const XOR_RELAYED_ADDRESS: u16 = 0x0016;
 pub const REQUESTED_ADDRESS_FAMILY: u16 = 0x0017;
 pub const EVEN_PORT: u16 = 0x0018;
 pub const REQUESTED_TRANSPORT: u16 = 0x0019;
+pub const DONT_FRAGMENT: u16 = 0x001A;
+pub const ACCESS_TOKEN: u16 = 0x001B;
 pub const MESSAGE_INTEGRITY_SHA256: u16 = 0x001C;
+pub const PASSWORD_ALGORITHM: u16 = 0x001D;
+pub const USERHASH: u16 = 0x001E;
 pub const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 pub const RESERVATION_TOKEN: u16 = 0x0022;
-pub const FINGERPRINT: u16 = 0x8028;
+pub const PADDING: u16 = 0x0026;
+pub const RESPONSE_PORT: u16 = 0x0027;
+pub const ADDITIONAL_ADDRESS_FAMILY: u16 = 0x8000;
+pub const ADDRESS_ERROR_CODE: u16 = 0x8001;
+pub const PASSWORD_ALGORITHMS: u16 = 0x8002;
 pub const ICMP: u16 = 0x8004;
+pub const FINGERPRINT: u16 = 0x8028;
+pub const RESPONSE_ORIGIN: u16 = 0x802B;
+pub const OTHER_ADDRESS: u16 = 0x802C;
+pub const THIRD_PARTY_AUTHORIZATION: u16 = 0x802E;
 /// Comprehension-required, and assigned to nothing.
 pub const UNKNOWN: u16 = 0x7FFE;
 
 /// Comprehension-required attributes that any TURN server may be expected to know.
-const BASIC: [u16; 16] = [
-    0x0001,
+const BASIC: [u16; 21] = [
+    MAPPED_ADDRESS,
+    DONT_FRAGMENT,
+    ACCESS_TOKEN,
+    MESSAGE_INTEGRITY_SHA256,
+    PASSWORD_ALGORITHM,
+    USERHASH,
     USERNAME,
     MESSAGE_INTEGRITY,
     ERROR_CODE,
@@ -148,12 +168,13 @@ impl Stun {
         self.counting().find(|attribute| attribute.kind == kind).map(|a| a.value.as_slice())
     }
 
-    pub fn known(&self) -> Known {
+    /// `more` are kinds that are known as well.
+    pub fn known(&self, more: &[u16]) -> Known {
         let mut known = Known::Yes;
         for Attribute { kind, .. } in self.counting() {
             match *kind {
                 RESERVATION_TOKEN | 0x8000.. => {}
-                kind if BASIC.contains(&kind) => {}
+                kind if BASIC.contains(&kind) || more.contains(&kind) => {}
                 UNKNOWN => return Known::No,
                 _ => known = Known::Perhaps,
             }
@@ -161,14 +182,12 @@ impl Stun {
         known
     }
 
-    /// Whether MESSAGE-INTEGRITY is there and made with the key.
-    pub fn is_signed(&self, bytes: &[u8], key: &[u8]) -> bool {
-        let Some(found) = self.counting().find(|a| a.kind == MESSAGE_INTEGRITY) else {
-            return false;
-        };
+    /// Whether an integrity attribute of this kind is there and made with the key.
+    pub fn is_signed(&self, bytes: &[u8], kind: u16, key: &[u8]) -> bool {
+        let Some(found) = self.counting().find(|a| a.kind == kind) else { return false };
         let mut covered = bytes[..found.at].to_vec();
-        set_length(&mut covered, found.at + 24);
-        found.value == hmac_sha1(key, &covered)
+        set_length(&mut covered, found.at + 4 + found.value.len());
+        found.value == mac(kind, key, &covered)
     }
 
     pub fn error_code(&self) -> Option<u16> {
@@ -184,6 +203,16 @@ impl Stun {
 
     pub fn address(&self, kind: u16) -> Option<SocketAddr> {
         xored_address(self.value(kind)?, &self.transaction)
+    }
+
+    /// An address that is not XORed.
+    pub fn plain_address(&self, kind: u16) -> Option<SocketAddr> {
+        let value = self.value(kind)?;
+        let mask = xored_value(SocketAddr::new([0; 4].into(), 0), &self.transaction);
+        let ports = [value.get(2)? ^ mask[2], value.get(3)? ^ mask[3]];
+        let ip = masked(value.get(4..)?, &self.transaction);
+        let xored = [&value[..2], &ports, &ip].concat();
+        xored_address(&xored, &self.transaction)
     }
 }
 
@@ -218,11 +247,12 @@ impl Writer {
         self.attribute(kind, &xored_value(address, &transaction));
     }
 
-    pub fn sign(&mut self, key: &[u8]) {
-        let length = self.0.len() + 24;
+    /// Adds an integrity attribute.
+    pub fn sign(&mut self, kind: u16, key: &[u8]) {
+        let length = self.0.len() + if kind == MESSAGE_INTEGRITY { 24 } else { 36 };
         set_length(&mut self.0, length);
-        let mac = hmac_sha1(key, &self.0);
-        self.attribute(MESSAGE_INTEGRITY, &mac);
+        let mac = mac(kind, key, &self.0);
+        self.attribute(kind, &mac);
     }
 
     pub fn seal(&mut self) {
@@ -233,15 +263,35 @@ impl Writer {
     }
 }
 
-/// The key of a user (RFC 8489 §9.2.2).
-pub fn key(user: &[u8], realm: &str, password: &[u8]) -> [u8; 16] {
+/// The key of a user (RFC 8489 §9.2.2, §18.5.1.1).
+pub fn md5_key(user: &[u8], realm: &str, password: &[u8]) -> [u8; 16] {
     Md5::digest([user, b":", realm.as_bytes(), b":", password].concat()).into()
+}
+
+/// The key of a user (§18.5.1.2).
+pub fn sha256_key(user: &[u8], realm: &str, password: &[u8]) -> [u8; 32] {
+    Sha256::digest([user, b":", realm.as_bytes(), b":", password].concat()).into()
+}
+
+/// USERHASH of a user (§14.4).
+pub fn userhash(user: &[u8], realm: &str) -> [u8; 32] {
+    Sha256::digest([user, b":", realm.as_bytes()].concat()).into()
 }
 
 pub fn hmac_sha1(key: &[u8], bytes: &[u8]) -> [u8; 20] {
     let mut mac = Hmac::<Sha1>::new_from_slice(key).unwrap();
     mac.update(bytes);
     mac.finalize().into_bytes().into()
+}
+
+/// What an integrity attribute of a kind has in it (§14.5, §14.6).
+fn mac(kind: u16, key: &[u8], bytes: &[u8]) -> Vec<u8> {
+    if kind == MESSAGE_INTEGRITY {
+        return hmac_sha1(key, bytes).to_vec();
+    }
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+    mac.update(bytes);
+    mac.finalize().into_bytes().to_vec()
 }
 
 fn set_length(message: &mut [u8], whole: usize) {

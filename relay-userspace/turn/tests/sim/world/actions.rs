@@ -2,17 +2,15 @@
 
 use std::net::SocketAddr;
 
-use relay_common::abi::NEXT_HOP_VALID;
 use relay_common::addr::{Family, PeerAddr};
 use relay_common::wire::attribute::Icmp;
 use relay_turn::Input;
 
 use super::client::{CHANNELS, Client, Wanted};
-use super::host::hop;
 use super::{Socket, World};
 use crate::model::wire;
 use crate::model::{Actual, Expected, SEC, Sent};
-use crate::rules::{LISTEN_PORT, Rules, server_for};
+use crate::rules::{LISTEN_PORT, Rules};
 
 /// Whom clients want to reach.
 const PEERS: [&str; 7] = [
@@ -25,7 +23,7 @@ const PEERS: [&str; 7] = [
     "[2a00:9::2]:7000",
 ];
 /// Whom they must not.
-const STRANGE_PEERS: [&str; 10] = [
+const STRANGE_PEERS: [&str; 11] = [
     "10.0.0.1:80",
     "127.0.0.1:3478",
     "192.168.1.1:53",
@@ -36,18 +34,27 @@ const STRANGE_PEERS: [&str; 10] = [
     "[fe80::1]:9",
     "[::ffff:9.9.9.1]:7000",
     "9.9.9.1:0",
+    "11.0.0.2:50000",
 ];
 
 impl World {
     /// The next thing.
     pub(super) fn act(&mut self) {
+        let is_running = self.stopped.is_none();
         if let Some(shard) = self.due_shard()
+            && is_running
             && !self.random.one_in(6)
         {
             return self.deadline(shard);
         }
-        if !self.pending.is_empty() && self.random.one_in(4) {
+        if is_running && !self.pending.is_empty() && self.random.one_in(4) {
             return self.answer_pending();
+        }
+        if is_running && self.rules.limits.look_ups.is_some() && self.random.one_in(10) {
+            return self.answer_look_up();
+        }
+        if self.random.one_in(if is_running { self.rules.calm } else { 25 }) {
+            return self.upheaval();
         }
         if let Some(datagram) = self.network.arrived(self.now.ns) {
             return self.deliver(&datagram);
@@ -58,7 +65,8 @@ impl World {
             16..=20 => self.channel_data(),
             21..=22 => self.send_indication(),
             23..=27 => self.peer_speaks(),
-            28 => self.icmp(),
+            28 if is_running => self.icmp(),
+            28 => {}
             29 => self.junk(),
             30 | 31 => self.again(),
             _ => self.mishap(),
@@ -82,12 +90,18 @@ impl World {
 
     /// A datagram has arrived at whom it is for.
     fn deliver(&mut self, datagram: &Sent) {
-        if Rules::is_own(datagram.dst.ip()) {
+        if Rules::is_here(datagram.dst.ip()) {
             self.arrive(datagram);
-        } else if let Some(at) = self.clients.iter().position(|c| c.address == datagram.dst)
-            && self.clients[at].receive(&datagram.payload)
-            && !self.random.one_in(6)
-        {
+            return;
+        }
+        let Some(at) = self.clients.iter().position(|c| c.address == datagram.dst) else { return };
+        let is_again = self.clients[at].receive(&datagram.payload);
+        // It finds another name in the end.
+        if self.clients[at].unwelcome > 3 {
+            let (has_tokens, unix) = (self.rules.has_tokens, self.now.unix);
+            self.clients[at].log_in(&mut self.random, has_tokens, unix);
+        }
+        if is_again && !self.random.one_in(6) {
             let wanted = self.clients[at].wanted;
             self.request(at, wanted);
         }
@@ -103,13 +117,13 @@ impl World {
         self.steps += 1;
         if is_taken || self.random.one_in(5) {
             self.trace.event(self.now.ns, "failed", || format!("{pending:?}"));
-            let expected = self.model.failed(self.now, shard, id);
+            let expected = self.model.failed(self.now, shard, id, relayed);
             let actual = self.input(shard, Input::RelayFailed { allocation: id, family }, &[]);
             return self.settled(shard, expected, &actual);
         }
         self.trace.event(self.now.ns, "opened", || format!("{pending:?}"));
         self.sockets.insert(relayed, Socket { shard, id });
-        let expected = self.model.opened(self.now, shard, id);
+        let expected = self.model.opened(self.now, shard, id, relayed);
         assert_eq!(expected.is_none(), is_abandoned, "{pending:?}");
         let actual = self.input(shard, Input::RelayOpened { allocation: id, family }, &[]);
         self.settled(shard, expected.unwrap_or(Expected::Silence), &actual);
@@ -157,10 +171,10 @@ impl World {
 
     /// A peer that the client's allocation can have: most of the time of its family.
     fn peer_for(&mut self, client: usize) -> SocketAddr {
-        let relayed = self.clients[client].relayed;
+        let relayed = self.clients[client].relayed.clone();
         let mut peer = self.peer();
         for _ in 0..3 {
-            if relayed.is_none_or(|relayed| relayed.is_ipv4() == peer.is_ipv4()) {
+            if relayed.is_empty() || relayed.iter().any(|r| r.is_ipv4() == peer.is_ipv4()) {
                 break;
             }
             peer = self.peer();
@@ -168,7 +182,7 @@ impl World {
         peer
     }
 
-    fn client(&mut self) -> usize {
+    pub(super) fn client(&mut self) -> usize {
         self.random.index(self.clients.len())
     }
 
@@ -179,7 +193,9 @@ impl World {
         let next = (at..at + count).map(|at| at % count);
         match self.random.one_in(8) {
             true => at,
-            false => next.into_iter().find(|at| self.clients[*at].relayed.is_some()).unwrap_or(at),
+            false => {
+                next.into_iter().find(|at| !self.clients[*at].relayed.is_empty()).unwrap_or(at)
+            }
         }
     }
 
@@ -194,16 +210,20 @@ impl World {
 
     fn speak(&mut self, client: usize, payload: Vec<u8>) {
         let src = self.clients[client].address;
-        let datagram = Sent { src, dst: server_for(src), payload };
+        let datagram = Sent::new(src, self.clients[client].server, payload);
         self.network.send(self.now.ns, &mut self.random, datagram);
     }
 
     fn next_request(&mut self) {
         let at = if self.random.one_in(3) { self.client() } else { self.talker() };
-        let wanted = match (self.clients[at].relayed, self.random.index(16)) {
+        let is_discovering = self.rules.is_discovering && self.random.one_in(2);
+        let wanted = match (self.clients[at].relayed.is_empty(), self.random.index(16)) {
+            (_, 0) | (_, 1..=2) if is_discovering => Wanted::Discovery,
             (_, 0) => Wanted::Binding,
-            (None, 1..=13) | (Some(_), 1) => Wanted::Allocate,
+            (true, 1..=13) | (false, 1) => Wanted::Allocate,
             (_, 2) => Wanted::Refresh,
+            (_, 3..=5) if self.clients[at].relayed.len() > 1 => Wanted::Refresh,
+            (_, 3) if self.rules.limits.new_peers_per_sec != 0 => Wanted::Many,
             (_, 3..=7) => Wanted::Permission,
             (_, _) => Wanted::Channel,
         };
@@ -215,13 +235,14 @@ impl World {
         let held: Vec<Vec<u8>> = self.model.held.iter().map(|held| held.token.clone()).collect();
         let token = if held.is_empty() { None } else { Some(self.random.index(held.len())) };
         let token = token.map(|at| held[at].as_slice());
-        let payload = self.clients[at].request(&mut self.random, wanted, &peers, token);
+        let unix = self.now.unix;
+        let payload = self.clients[at].request(&mut self.random, wanted, &peers, token, unix);
         self.speak(at, payload);
     }
 
     fn channel_data(&mut self) {
         let at = self.talker();
-        if self.clients[at].relayed.is_none() && !self.random.one_in(8) {
+        if self.clients[at].relayed.is_empty() && !self.random.one_in(8) {
             return;
         }
         let data = self.data();
@@ -239,7 +260,7 @@ impl World {
 
     fn send_indication(&mut self) {
         let at = self.talker();
-        if self.clients[at].relayed.is_none() && !self.random.one_in(8) {
+        if self.clients[at].relayed.is_empty() && !self.random.one_in(8) {
             return;
         }
         let data = self.data();
@@ -256,18 +277,20 @@ impl World {
         let ports: Vec<u16> = self.rules.ports_all().collect();
         let dst = match sockets.len() {
             0 if !self.random.one_in(8) => return,
-            0 => SocketAddr::new(self.random.pick(&Rules::relay_ips()), self.random.pick(&ports)),
+            0 => {
+                SocketAddr::new(self.random.pick(&self.rules.relay_ips()), self.random.pick(&ports))
+            }
             _ => self.random.pick(&sockets),
         };
         let src = self.heard_by(dst);
         let allocation = self.model.open_by_relayed(dst);
         let is_quiet = allocation.is_none_or(|allocation| allocation.permissions.is_empty());
-        let is_odd = src.is_ipv4() != dst.is_ipv4() || Rules::is_own(src.ip());
+        let is_odd = src.is_ipv4() != dst.is_ipv4() || Rules::is_here(src.ip());
         if is_odd || (is_quiet && !self.random.one_in(8)) {
             return;
         }
         let payload = self.data();
-        self.network.send(self.now.ns, &mut self.random, Sent { src, dst, payload });
+        self.network.send(self.now.ns, &mut self.random, Sent::new(src, dst, payload));
     }
 
     /// Somebody who sends to a relayed transport address: mostly one whom its client knows.
@@ -330,39 +353,9 @@ impl World {
         self.speak(at, payload);
     }
 
-    /// Something changes that nobody asked for.
-    fn mishap(&mut self) {
-        let at = self.client();
-        let what = self.random.index(8);
-        self.trace.event(self.now.ns, "mishap", || format!("{what}, client {at}"));
-        match what {
-            // A NAT forgets, and takes another port.
-            0 => self.clients[at].address = self.free_address(),
-            1 => self.clients[at].log_in(&mut self.random),
-            2 if self.random.one_in(3) => self.now.unix += self.random.below(4000),
-            3 if self.random.one_in(3) => self.now.unix -= self.random.below(4000),
-            4 => self.datapath.is_full = self.random.one_in(4),
-            5 | 6 => {
-                let is_lost = self.random.one_in(4);
-                let next_hop = &mut self.datapath.tables.next_hops[usize::from(hop::SAME)];
-                next_hop.state = if is_lost { 0 } else { NEXT_HOP_VALID };
-            }
-            7 => self.clients[at].relayed = None,
-            _ => {}
-        }
-    }
-
-    /// An address that a client can have now; another may have had it before.
-    pub(super) fn free_address(&mut self) -> SocketAddr {
-        let all: Vec<SocketAddr> = (["198.18.0.1", "198.18.0.2", "2a00:2::1"].iter())
-            .flat_map(|ip| (6000..6004).map(move |port| SocketAddr::new(ip.parse().unwrap(), port)))
-            .filter(|address| self.clients.iter().all(|client| client.address != *address))
-            .collect();
-        self.random.pick(&all)
-    }
-
     /// A datagram that skips the network.
     pub(super) fn straight(&mut self, src: SocketAddr, payload: Vec<u8>) -> Actual {
-        self.arrive(&Sent { src, dst: server_for(src), payload })
+        let server = self.rules.servers(src.is_ipv4())[0];
+        self.arrive(&Sent::new(src, server, payload))
     }
 }

@@ -3,20 +3,24 @@
 
 use std::net::SocketAddr;
 
+use super::signing::Signer;
 use crate::model::wire::{self, Stun, Writer};
 use crate::random::Random;
-use crate::rules::{REALM, SECRET, UNIX_START, USERS};
 
 pub struct Client {
     /// Where its NAT lets it send from now.
     pub address: SocketAddr,
-    user: Vec<u8>,
-    key: [u8; 16],
+    /// Where it sends to.
+    pub server: SocketAddr,
+    signer: Signer,
     nonce: Option<Vec<u8>>,
     /// It asked again after the last nonce that it got.
     has_retried: bool,
+    /// Responses in a row that wanted to know who it is.
+    pub unwelcome: u32,
     token: Option<Vec<u8>>,
-    pub relayed: Option<SocketAddr>,
+    /// Relayed transport addresses that it believes to have.
+    pub relayed: Vec<SocketAddr>,
     /// Its last request.
     pub last: Vec<u8>,
     /// What that asked for.
@@ -33,47 +37,45 @@ pub enum Wanted {
     Allocate,
     Refresh,
     Permission,
+    /// Permissions for more peers than anybody needs.
+    Many,
     Channel,
+    /// How its NAT behaves (RFC 5780).
+    Discovery,
 }
 
 pub const CHANNELS: [u16; 10] =
     [0x4000, 0x4000, 0x4000, 0x4001, 0x4001, 0x4002, 0x4FFF, 0x5000, 0x7FFF, 0x3FFF];
 
 impl Client {
-    pub fn new(random: &mut Random, address: SocketAddr) -> Self {
-        let mut client = Self {
+    pub fn new(
+        random: &mut Random,
+        (address, server): (SocketAddr, SocketAddr),
+        has_tokens: bool,
+        unix: u64,
+    ) -> Self {
+        Self {
             address,
-            user: Vec::new(),
-            key: [0; 16],
+            server,
+            signer: Signer::choose(random, has_tokens, unix),
             nonce: None,
             has_retried: false,
+            unwelcome: 0,
             token: None,
-            relayed: None,
+            relayed: Vec::new(),
             last: Vec::new(),
             wanted: Wanted::Allocate,
             friends: Vec::new(),
             channels: Vec::new(),
-        };
-        client.log_in(random);
-        client
+        }
     }
 
     /// Becomes another user, or the same.
-    pub fn log_in(&mut self, random: &mut Random) {
-        let (user, password) = match random.index(16) {
-            0..=6 => (USERS[0].0.to_owned(), USERS[0].1.to_owned()),
-            7..=11 => (USERS[1].0.to_owned(), USERS[1].1.to_owned()),
-            12 => ("mallory".to_owned(), "guess".to_owned()),
-            _ => {
-                let expiry = UNIX_START + random.pick(&[100, 1000, 100_000, 100_000]);
-                let user = format!("{expiry}:carol");
-                let password = crate::model::rest_password(user.as_bytes());
-                (user, password)
-            }
-        };
-        let password = if random.one_in(20) { SECRET.to_owned() } else { password };
-        self.key = wire::key(user.as_bytes(), REALM, password.as_bytes());
-        self.user = user.into_bytes();
+    pub fn log_in(&mut self, random: &mut Random, has_tokens: bool, unix: u64) {
+        self.unwelcome = 0;
+        let offered = self.signer.offered.take();
+        self.signer = Signer::choose(random, has_tokens, unix);
+        self.signer.offered = offered;
     }
 
     /// Learns from what arrives. Whether it got a nonce, and should ask again.
@@ -82,18 +84,25 @@ impl Client {
         let nonce = stun.value(wire::NONCE);
         if let Some(nonce) = nonce {
             self.nonce = Some(nonce.to_vec());
+            self.signer.offered = stun.value(wire::PASSWORD_ALGORITHMS).map(<[u8]>::to_vec);
+            let is_list = |list: &Vec<u8>| list.len() >= 4 && list.len().is_multiple_of(4);
+            self.signer.offered = self.signer.offered.take().filter(is_list);
         }
         match (stun.method, stun.class, stun.error_code()) {
             (wire::ALLOCATE, wire::SUCCESS, _) => {
-                self.relayed = stun.address(wire::XOR_RELAYED_ADDRESS);
+                let is_it = |a: &&wire::Attribute| a.kind == wire::XOR_RELAYED_ADDRESS;
+                let all = stun.attributes.iter().filter(is_it);
+                let all = all.filter_map(|a| wire::xored_address(&a.value, &stun.transaction));
+                self.relayed = all.collect();
                 self.token = stun.value(wire::RESERVATION_TOKEN).map(<[u8]>::to_vec);
             }
             (wire::REFRESH, wire::SUCCESS, _) if stun.number(wire::LIFETIME) == Some(0) => {
-                self.relayed = None;
+                self.relayed.clear();
             }
-            (_, wire::ERROR, Some(437)) => self.relayed = None,
+            (_, wire::ERROR, Some(437)) => self.relayed.clear(),
             _ => {}
         }
+        self.unwelcome = if nonce.is_some() { self.unwelcome + 1 } else { 0 };
         self.has_retried = nonce.is_some() && !self.has_retried;
         self.has_retried
     }
@@ -105,6 +114,7 @@ impl Client {
         wanted: Wanted,
         peers: &[SocketAddr],
         token: Option<&[u8]>,
+        unix: u64,
     ) -> Vec<u8> {
         let transaction = random.bytes(12).try_into().unwrap();
         let mut writer = Writer::new(wire::REQUEST, method(wanted), transaction);
@@ -117,13 +127,24 @@ impl Client {
                 self.allocate(random, &mut writer, token);
             }
             Wanted::Refresh => {
-                if !random.one_in(3) {
+                let is_double = self.relayed.len() > 1;
+                if is_double && random.one_in(6) {
+                    writer.attribute(wire::LIFETIME, &[0; 4]);
+                } else if !random.one_in(3) {
                     writer.attribute(wire::LIFETIME, &lifetime(random));
                 }
-                if random.one_in(8) {
-                    family(random, &mut writer);
+                if random.one_in(if is_double { 2 } else { 8 }) {
+                    let family = random.pick(&[1, 2, 2, 1, 1, 3]);
+                    writer.attribute(wire::REQUESTED_ADDRESS_FAMILY, &[family, 0, 0, 0]);
                 }
             }
+            Wanted::Many => {
+                for number in 0..4 + random.index(16) {
+                    let peer = many(number, self.relayed.first().is_none_or(SocketAddr::is_ipv4));
+                    writer.address(wire::XOR_PEER_ADDRESS, peer);
+                }
+            }
+            Wanted::Discovery => discovery(random, &mut writer),
             Wanted::Permission => {
                 for peer in peers.iter().take(1 + random.index(2)) {
                     writer.address(wire::XOR_PEER_ADDRESS, *peer);
@@ -142,9 +163,9 @@ impl Client {
         if random.one_in(24) {
             odd(random, &mut writer);
         }
-        let must_sign = wanted != Wanted::Binding || random.one_in(30);
-        if must_sign && !random.one_in(30) {
-            self.sign(random, &mut writer);
+        let is_binding = matches!(wanted, Wanted::Binding | Wanted::Discovery);
+        if random.one_in(30) == is_binding {
+            self.sign(random, &mut writer, unix);
         }
         if random.one_in(3) {
             writer.seal();
@@ -169,29 +190,29 @@ impl Client {
         if random.one_in(4) {
             writer.attribute(wire::EVEN_PORT, &[random.pick(&[0, 0x80, 0x80])]);
         }
-        if random.one_in(3) {
-            family(random, writer);
+        if random.one_in(6) {
+            writer.attribute(wire::DONT_FRAGMENT, &[]);
+        }
+        match random.index(12) {
+            0..=2 => family(random, writer),
+            3..=7 => {
+                let family = random.pick(&[2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 3]);
+                writer.attribute(wire::ADDITIONAL_ADDRESS_FAMILY, &[family, 0, 0, 0]);
+            }
+            _ => {}
         }
     }
 
     /// Without a nonce, nothing: the answer brings one.
-    fn sign(&self, random: &mut Random, writer: &mut Writer) {
+    fn sign(&mut self, random: &mut Random, writer: &mut Writer, unix: u64) {
         let Some(nonce) = &self.nonce else { return };
-        let is_left_out = |random: &mut Random| random.one_in(60);
-        if !is_left_out(random) {
-            writer.attribute(wire::USERNAME, &self.user);
+        // RFC 7635 §9: to allocate and to refresh; the allocation knows it from then on.
+        let is_first = matches!(self.wanted, Wanted::Allocate | Wanted::Refresh);
+        if is_first && random.one_in(3) {
+            self.signer.renew(random, unix);
         }
-        if !is_left_out(random) {
-            writer.attribute(wire::REALM, REALM.as_bytes());
-        }
-        if !is_left_out(random) {
-            writer.attribute(wire::NONCE, nonce);
-        }
-        let mut key = self.key;
-        if random.one_in(40) {
-            key[0] ^= 1;
-        }
-        writer.sign(&key);
+        let has_token = is_first != random.one_in(12);
+        self.signer.sign(random, writer, nonce, has_token);
     }
 
     pub fn send_indication(random: &mut Random, peer: SocketAddr, data: &[u8]) -> Vec<u8> {
@@ -202,6 +223,9 @@ impl Client {
         }
         if random.one_in(20) {
             odd(random, &mut writer);
+        }
+        if random.one_in(5) {
+            writer.attribute(wire::DONT_FRAGMENT, &[]);
         }
         if !random.one_in(30) {
             writer.attribute(wire::DATA, data);
@@ -215,10 +239,10 @@ impl Client {
 
 const fn method(wanted: Wanted) -> u16 {
     match wanted {
-        Wanted::Binding => wire::BINDING,
+        Wanted::Binding | Wanted::Discovery => wire::BINDING,
         Wanted::Allocate => wire::ALLOCATE,
         Wanted::Refresh => wire::REFRESH,
-        Wanted::Permission => wire::CREATE_PERMISSION,
+        Wanted::Permission | Wanted::Many => wire::CREATE_PERMISSION,
         Wanted::Channel => wire::CHANNEL_BIND,
     }
 }
@@ -232,6 +256,34 @@ fn family(random: &mut Random, writer: &mut Writer) {
     writer.attribute(wire::REQUESTED_ADDRESS_FAMILY, &[family, 0, 0, 0]);
 }
 
+/// One of many peers that nobody is.
+fn many(number: usize, is_v4: bool) -> SocketAddr {
+    let number = u16::try_from(number).unwrap();
+    match is_v4 {
+        true => ([9, 9, 8, number.to_be_bytes()[1]], 7000).into(),
+        false => ([0x2A00, 8, 0, 0, 0, 0, 0, number], 7000).into(),
+    }
+}
+
+/// RFC 5780 §7.2, §7.5, §7.6.
+fn discovery(random: &mut Random, writer: &mut Writer) {
+    if !random.one_in(4) {
+        let flags = random.pick(&[0, 2, 4, 6, 6, 0xFF]);
+        writer.attribute(wire::CHANGE_REQUEST, &[0, 0, 0, flags]);
+    }
+    let [high, low] = random.pick(&[6001_u16, 6002, 9999, 0]).to_be_bytes();
+    match random.index(8) {
+        0 => writer.attribute(wire::RESPONSE_PORT, &[high, low]),
+        1 => writer.attribute(wire::RESPONSE_PORT, &[high, low, 0, 0]),
+        2 => writer.attribute(wire::RESPONSE_PORT, &[high]),
+        _ => {}
+    }
+    if random.one_in(4) {
+        let bytes = random.pick(&[0, 1, 64, 1200, 1500, 1501, 3000]);
+        writer.attribute(wire::PADDING, &vec![0; bytes]);
+    }
+}
+
 /// An attribute that does not belong there, or is wrong.
 fn odd(random: &mut Random, writer: &mut Writer) {
     let kind = random.pick(&[
@@ -243,6 +295,11 @@ fn odd(random: &mut Random, writer: &mut Writer) {
         wire::XOR_PEER_ADDRESS,
         wire::EVEN_PORT,
         wire::REQUESTED_TRANSPORT,
+        wire::ADDITIONAL_ADDRESS_FAMILY,
+        wire::USERHASH,
+        wire::ACCESS_TOKEN,
+        wire::PASSWORD_ALGORITHM,
+        wire::CHANGE_REQUEST,
     ]);
     let count = random.pick(&[0, 1, 4, 8]);
     let value = random.bytes(count);

@@ -9,15 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use relay_common::abi::{Config, Count, Direction, Policer};
-use relay_common::addr::{FiveTuple, PeerAddr, RelayedAddr, ServerAddr};
+use relay_common::addr::{Family, FiveTuple, PeerAddr, RelayedAddr, ServerAddr};
 use relay_common::police;
 use relay_common::route::{self, Entry, Leg, PermissionEntry, Stamp};
 use relay_turn::{Binding, POLICING_BURST_NS, Permission};
 
 use self::hairpins::{Hairpins, Side};
-use super::host::{self, EPOCH, HostPolicer, HostTables, hop};
-use crate::model::Told;
-use crate::rules::{LISTEN_PORT, Rules};
+use super::host::{self, HostPolicer, HostTables, hop};
+use crate::model::{Told, Tuple};
+use crate::rules::{ALTERNATE_PORT, LISTEN_PORT, Rules};
 
 /// What does not fit.
 struct Full;
@@ -30,7 +30,7 @@ pub struct Datapath {
     pub is_full: bool,
     rules: Rules,
     hairpins: Hairpins,
-    held: BTreeMap<RelayedAddr, Held>,
+    held: BTreeMap<Tuple, Held>,
     slots: u32,
 }
 
@@ -51,8 +51,11 @@ impl Key {
 
 struct Held {
     five_tuple: FiveTuple,
+    /// In order of [`Family`].
+    relayed: [Option<RelayedAddr>; 2],
     stamp: Option<Stamp>,
-    send_deadline_ns: Option<u64>,
+    /// One for a 5-tuple: Send indications to peers of the other family are userspace's.
+    send: Option<(RelayedAddr, u64)>,
     channels: BTreeMap<u16, Channel>,
     permissions: BTreeSet<IpAddr>,
 }
@@ -81,6 +84,8 @@ impl Datapath {
         if !rules.has_kernel {
             tables.config.abi_version = 0;
         }
+        // In the place of one that nobody here listens on.
+        tables.config.listen_ports[0] = ALTERNATE_PORT.to_be();
         let mut datapath = Self {
             tables,
             told: BTreeMap::new(),
@@ -90,11 +95,32 @@ impl Datapath {
             held: BTreeMap::new(),
             slots: 0,
         };
-        for ip in Rules::relay_ips() {
-            let server = ServerAddr::new(SocketAddr::new(ip, LISTEN_PORT));
-            datapath.put(route::answer(server, EPOCH));
-        }
+        datapath.answer();
         datapath
+    }
+
+    /// Binding requests are answered, where the answer is a plain one.
+    fn answer(&mut self) {
+        for server in Self::answered(&self.rules) {
+            self.put(route::answer(ServerAddr::new(server), self.tables.config.epoch));
+        }
+    }
+
+    fn answered(rules: &Rules) -> Vec<SocketAddr> {
+        let is_plain = |ip: &IpAddr| ip.is_ipv6() || !rules.is_discovering;
+        let all = Rules::here().into_iter().filter(is_plain);
+        all.map(|ip| SocketAddr::new(ip, LISTEN_PORT)).collect()
+    }
+
+    /// The process that filled the maps is gone; another one begins, and what is there counts no
+    /// more.
+    pub fn restart(&mut self) {
+        self.tables.config.epoch += 1;
+        self.tables.counts.borrow_mut().clear();
+        self.told.clear();
+        self.held.clear();
+        self.hairpins = Hairpins::default();
+        self.answer();
     }
 
     pub fn install(&mut self, shard: usize, binding: &Binding) {
@@ -105,7 +131,7 @@ impl Datapath {
         let told = Told::Binding(relayed, number, peer, there, back);
         self.told.insert(Key::Binding(shard, relayed, number), told);
         let mut held = self.take_held(binding.five_tuple, binding.relayed);
-        if Rules::is_own(peer.ip()) {
+        if self.rules.is_own(peer.ip()) {
             let installed = self.open(&mut held).and_then(|stamp| {
                 let side = Side::new(binding, stamp, hop::SAME);
                 let entries = self.hairpins.install(side);
@@ -118,24 +144,24 @@ impl Datapath {
         } else if self.install_routes(&mut held, binding).is_err() {
             // What belongs into the channel would leave as an indication.
             let refused = held.channels.insert(number, Channel::Refused(binding.peer));
-            self.forbid_ip(&mut held, binding.relayed, peer.ip());
+            self.forbid_ip(&mut held, peer.ip());
             if let Some(Channel::Routed(before)) = refused {
                 self.remove_routes(&held, &before);
             }
         }
-        self.held.insert(binding.relayed, held);
+        self.held.insert(of(&binding.five_tuple), held);
     }
 
     pub fn withdraw(&mut self, shard: usize, binding: &Binding) {
         let key = Key::Binding(shard, binding.relayed.socket(), binding.number.value());
         assert!(self.told.remove(&key).is_some(), "withdrawn without having been told: {key:?}");
-        let Some(mut held) = self.held.remove(&binding.relayed) else { return };
+        let Some(mut held) = self.held.remove(&of(&binding.five_tuple)) else { return };
         match held.channels.remove(&binding.number.value()) {
             Some(Channel::Routed(before)) => self.remove_routes(&held, &before),
             Some(Channel::Hairpin(peer)) => self.withdraw_hairpin(binding.relayed, peer),
             Some(Channel::Refused(_)) | None => {}
         }
-        self.held.insert(binding.relayed, held);
+        self.held.insert(of(&binding.five_tuple), held);
     }
 
     pub fn permit(&mut self, shard: usize, permission: &Permission) {
@@ -143,40 +169,41 @@ impl Datapath {
         let (until, allocation) = (permission.deadline_ns, permission.allocation_deadline_ns);
         let told = Told::Permission(relayed, ip, until, allocation);
         self.told.insert(Key::Permission(shard, relayed, ip), told);
-        assert!(!Rules::is_own(ip), "never for a peer on one of our own addresses");
+        assert!(!self.rules.is_own(ip), "never for a peer on one of our own addresses");
         let mut held = self.take_held(permission.five_tuple, permission.relayed);
         let is_refused = held.channels.values().any(|channel| match channel {
             Channel::Refused(peer) => peer.ip() == ip,
             Channel::Routed(_) | Channel::Hairpin(_) => false,
         });
         if !is_refused && self.install_permission(&mut held, permission).is_err() {
-            self.forbid_ip(&mut held, permission.relayed, ip);
+            self.forbid_ip(&mut held, ip);
         }
-        self.held.insert(permission.relayed, held);
+        self.held.insert(of(&permission.five_tuple), held);
     }
 
     pub fn forbid(&mut self, shard: usize, permission: &Permission) {
         let key = Key::Permission(shard, permission.relayed.socket(), permission.peer);
         assert!(self.told.remove(&key).is_some(), "forbidden without having been told: {key:?}");
-        if let Some(mut held) = self.held.remove(&permission.relayed) {
-            self.forbid_ip(&mut held, permission.relayed, permission.peer);
-            self.held.insert(permission.relayed, held);
+        if let Some(mut held) = self.held.remove(&of(&permission.five_tuple)) {
+            self.forbid_ip(&mut held, permission.peer);
+            self.held.insert(of(&permission.five_tuple), held);
         }
     }
 
-    /// Forgets an allocation, which must have taken everything back by now: what the kernel
-    /// relayed for it.
-    pub fn end(&mut self, shard: usize, relayed: SocketAddr) -> [Count; 2] {
+    /// A relayed transport address closes, and must have taken everything back by now.
+    pub fn closed(&self, shard: usize, relayed: SocketAddr) {
         let left = self.told.keys().find(|key| match key {
             Key::Binding(of, at, _) | Key::Permission(of, at, _) => (*of, *at) == (shard, relayed),
         });
-        assert_eq!(left, None, "an allocation ended, and the datapath knows of it");
-        let Some(mut held) = self.held.remove(&RelayedAddr::new(relayed)) else {
-            return Default::default();
-        };
+        assert_eq!(left, None, "an address closed, and the datapath knows of it");
+    }
+
+    /// Forgets an allocation: what the kernel relayed for it.
+    pub fn end(&mut self, tuple: Tuple) -> [Count; 2] {
+        let Some(mut held) = self.held.remove(&tuple) else { return Default::default() };
         assert!(held.permissions.is_empty() && held.channels.is_empty());
         let Some(stamp) = held.stamp else { return Default::default() };
-        self.remove_send(&mut held, RelayedAddr::new(relayed), stamp);
+        self.remove_send(&mut held);
         let mut counts = self.tables.counts.borrow_mut();
         Direction::ALL.map(|direction| counts.remove(&(stamp.slot, direction)).unwrap_or_default())
     }
@@ -184,20 +211,28 @@ impl Datapath {
     /// Panics if anything of any allocation is left.
     pub fn check_empty(&self) {
         assert!(self.told.is_empty(), "{:?}", self.told);
-        assert!(self.tables.permissions_v4.is_empty() && self.tables.permissions_v6.is_empty());
-        // Binding requests are answered on two addresses, one of each family.
-        assert_eq!((self.tables.v4.len(), self.tables.v6.len()), (1, 1), "routes are left");
+        let epoch = self.tables.config.epoch;
+        let v4 = self.tables.v4.values().filter(|route| route.epoch == epoch).count();
+        let v6 = self.tables.v6.values().filter(|route| route.epoch == epoch).count();
+        assert_eq!(v4 + v6, Self::answered(&self.rules).len(), "routes are left");
+        let mut v4 = self.tables.permissions_v4.values();
+        let mut v6 = self.tables.permissions_v6.values();
+        let is_left = v4.any(|p| p.epoch == epoch) || v6.any(|p| p.epoch == epoch);
+        assert!(!is_left, "permissions are left");
         assert_eq!(self.hairpins.composed(), 0);
     }
 
     fn take_held(&mut self, five_tuple: FiveTuple, relayed: RelayedAddr) -> Held {
-        self.held.remove(&relayed).unwrap_or_else(|| Held {
+        let mut held = self.held.remove(&of(&five_tuple)).unwrap_or_else(|| Held {
             five_tuple,
+            relayed: [None; 2],
             stamp: None,
-            send_deadline_ns: None,
+            send: None,
             channels: BTreeMap::new(),
             permissions: BTreeSet::new(),
-        })
+        });
+        held.relayed[relayed.family() as usize] = Some(relayed);
+        held
     }
 
     /// What all entries of an allocation share; made with the first of them.
@@ -219,7 +254,7 @@ impl Datapath {
             let policer = HostPolicer { limits, ..HostPolicer::default() };
             self.tables.policers.insert((slot, direction), policer);
         }
-        Ok(*held.stamp.insert(Stamp { slot, epoch: EPOCH, policed }))
+        Ok(*held.stamp.insert(Stamp { slot, epoch: self.tables.config.epoch, policed }))
     }
 
     fn install_routes(&mut self, held: &mut Held, binding: &Binding) -> Result<(), Full> {
@@ -248,14 +283,15 @@ impl Datapath {
 
     fn install_permission(&mut self, held: &mut Held, given: &Permission) -> Result<(), Full> {
         let stamp = self.open(held)?;
-        let deadline_ns = given.allocation_deadline_ns;
-        if held.send_deadline_ns != Some(deadline_ns) {
-            let entry = route::send(&held.five_tuple, given.relayed, stamp, deadline_ns).unwrap();
+        let wanted = (given.relayed, given.allocation_deadline_ns);
+        let is_of_other = held.send.is_some_and(|(relayed, _)| relayed != given.relayed);
+        if !is_of_other && held.send != Some(wanted) {
+            let entry = route::send(&held.five_tuple, wanted.0, stamp, wanted.1).unwrap();
             if self.insert(entry).is_err() {
-                self.remove_send(held, given.relayed, stamp);
+                self.remove_send(held);
                 return Err(Full);
             }
-            held.send_deadline_ns = Some(deadline_ns);
+            held.send = Some(wanted);
         }
         held.permissions.insert(given.peer);
         let entry = permitted(held, given.relayed, given.peer, stamp, given.deadline_ns);
@@ -275,16 +311,24 @@ impl Datapath {
         Ok(())
     }
 
-    fn forbid_ip(&mut self, held: &mut Held, relayed: RelayedAddr, ip: IpAddr) {
-        let Some(stamp) = held.stamp.filter(|_| held.permissions.remove(&ip)) else { return };
-        match permitted(held, relayed, ip, stamp, 0) {
-            PermissionEntry::V4(key, _) => drop(self.tables.permissions_v4.remove(&key)),
-            PermissionEntry::V6(key, _) => drop(self.tables.permissions_v6.remove(&key)),
+    /// With the last permission of a family goes the route of Send indications.
+    fn forbid_ip(&mut self, held: &mut Held, ip: IpAddr) {
+        let family = Family::of(ip);
+        if let Some(stamp) = held.stamp.filter(|_| held.permissions.remove(&ip)) {
+            let relayed = held.relayed[family as usize].expect("permitted for it");
+            match permitted(held, relayed, ip, stamp, 0) {
+                PermissionEntry::V4(key, _) => drop(self.tables.permissions_v4.remove(&key)),
+                PermissionEntry::V6(key, _) => drop(self.tables.permissions_v6.remove(&key)),
+            }
+        }
+        let is_left = held.permissions.iter().any(|ip| Family::of(*ip) == family);
+        if !is_left && held.send.is_some_and(|(relayed, _)| relayed.family() == family) {
+            self.remove_send(held);
         }
     }
 
-    fn remove_send(&mut self, held: &mut Held, relayed: RelayedAddr, stamp: Stamp) {
-        if held.send_deadline_ns.take().is_some() {
+    fn remove_send(&mut self, held: &mut Held) {
+        if let Some((stamp, (relayed, _))) = held.stamp.zip(held.send.take()) {
             self.remove(route::send(&held.five_tuple, relayed, stamp, 0).unwrap());
         }
     }
@@ -315,6 +359,10 @@ impl Datapath {
             Entry::V6(key, _) => drop(self.tables.v6.remove(&key)),
         }
     }
+}
+
+fn of(five_tuple: &FiveTuple) -> Tuple {
+    (five_tuple.client.socket(), five_tuple.server.socket())
 }
 
 fn routed(binding: &Binding, stamp: Stamp) -> route::Binding {

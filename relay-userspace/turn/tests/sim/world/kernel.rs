@@ -56,9 +56,6 @@ fn sent(frame: &[u8]) -> Sent {
         Err(_) => <[u8; 16]>::try_from(ip).unwrap().into(),
     });
     let end = udp + usize::from(pair(udp + 4));
-    Sent {
-        src: SocketAddr::new(src, pair(udp)),
-        dst: SocketAddr::new(dst, pair(udp + 2)),
-        payload: frame[udp + 8..end].to_vec(),
-    }
+    let (src, dst) = (SocketAddr::new(src, pair(udp)), SocketAddr::new(dst, pair(udp + 2)));
+    Sent::new(src, dst, frame[udp + 8..end].to_vec())
 }
