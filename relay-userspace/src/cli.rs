@@ -11,7 +11,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 
-use crate::config::{Config, EXAMPLE, METRICS_DEFAULT, Mode, Pin, Secret};
+use crate::config::{Config, EXAMPLE, METRICS_DEFAULT, Mode, Pin, Realm, Secret};
 use crate::datapath::Pins;
 use crate::overview;
 use crate::store;
@@ -124,6 +124,9 @@ pub(crate) struct CredentialsArgs {
     /// Whom the credentials are for; becomes a part of the user name
     #[arg(long, value_name = "NAME")]
     user: String,
+    /// One of the realms of `[[realms]]` [default: the one at the top]
+    #[arg(long, value_name = "NAME")]
+    realm: Option<String>,
     /// How long they are good, seconds
     #[arg(long, value_name = "SECS", default_value_t = 86_400)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=315_360_000))]
@@ -142,19 +145,26 @@ impl CredentialsArgs {
     /// If the configuration has errors, or there is no secret.
     pub(crate) fn run(&self, now_unix_secs: u64) -> anyhow::Result<()> {
         let config = Config::load(&self.config)?;
-        let secret = match (config.auth.listed.secrets.first(), &config.auth.redis) {
+        let realms = config.every_realm();
+        let wanted = self.realm.as_ref().unwrap_or(&config.realm);
+        let Some(realm) = realms.into_iter().find(|realm| realm.name == *wanted) else {
+            bail!("{} has no realm {wanted}", self.config.display());
+        };
+        let redis = config.auth.redis.as_ref().filter(|_| realm.redis);
+        let secret = match (realm.listed.secrets.first(), redis) {
             (Some(secret), _) => secret.clone(),
-            (None, Some(redis)) => store::newest_secret(redis, &config.realm)?,
+            (None, Some(redis)) => store::newest_secret(redis, &realm.name)?,
             (None, None) => bail!(
-                "{} has no secret to make credentials with; add `secrets` or `secrets_file` \
-                 under [auth]",
-                self.config.display()
+                "{} has no secret to make credentials of the realm {} with; add `secrets` or \
+                 `secrets_file`",
+                self.config.display(),
+                realm.name
             ),
         };
         let username = format!("{}:{}", now_unix_secs + self.lifetime, self.user);
         let password = rest_password(&secret, &username);
         let servers = serde_json::json!({ "iceServers": [{
-            "urls": uris(&config, self.host.as_deref()),
+            "urls": uris(&config, &realm, self.host.as_deref()),
             "username": username,
             "credential": password,
         }] });
@@ -236,16 +246,16 @@ fn rest_password(secret: &Secret, username: &str) -> String {
     STANDARD.encode(mac.finalize().into_bytes())
 }
 
-/// One `turn:` URI (RFC 7065) for each listening address, as seen through `external`.
-fn uris(config: &Config, host: Option<&str>) -> Vec<String> {
+/// One `turn:` URI (RFC 7065) for each listening address of a realm, as seen through `external`.
+fn uris(config: &Config, realm: &Realm, host: Option<&str>) -> Vec<String> {
     let mut uris = Vec::new();
-    for listen in &config.listen_udp {
+    for listen in &realm.listen {
         let ip = config.relay.external.get(&listen.ip()).copied().unwrap_or(listen.ip());
         let host = match (host, ip) {
             (Some(host), _) if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
             (Some(host), _) => host.to_owned(),
             // What a wildcard is called from outside is unknown; the realm is the best guess.
-            (None, ip) if ip.is_unspecified() => config.realm.clone(),
+            (None, ip) if ip.is_unspecified() => realm.name.clone(),
             (None, std::net::IpAddr::V4(ip)) => ip.to_string(),
             (None, std::net::IpAddr::V6(ip)) => format!("[{ip}]"),
         };
@@ -324,6 +334,7 @@ mod tests {
 
     #[test]
     fn uris_name_what_clients_can_reach() {
+        let uris = |config: &Config, host| super::uris(config, &config.every_realm()[0], host);
         let plain = config("\"192.0.2.1:3478\", \"[2001:db8::1]:80\"", "");
         assert_eq!(
             uris(&plain, None),

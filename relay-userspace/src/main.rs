@@ -15,6 +15,7 @@ mod interfaces;
 mod logging;
 mod metrics;
 mod overview;
+mod realms;
 mod refusals;
 mod relays;
 mod report;

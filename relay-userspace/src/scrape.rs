@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use relay_common::abi::{Count, Reason};
-use relay_turn::Credentials;
+use relay_turn::{Credentials, RealmId};
 use rustix::fd::OwnedFd;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -79,10 +79,10 @@ impl Relay {
         let _ = self.shards.get(shard).and_then(|shard| shard.tell(command));
     }
 
-    /// Gives every shard other credentials.
-    pub(crate) fn replace_credentials(&self, credentials: &Credentials) {
+    /// Gives every shard other credentials for a realm.
+    pub(crate) fn replace_credentials(&self, realm: RealmId, credentials: &Credentials) {
         for shard in 0..self.shards.len() {
-            self.tell(shard, Command::Credentials(credentials.clone()));
+            self.tell(shard, Command::Credentials(realm, credentials.clone()));
         }
     }
 

@@ -36,6 +36,7 @@ use crate::datapath::{
 use crate::hints::Hints;
 use crate::interfaces::Interfaces;
 use crate::metrics::{Exporter, Process};
+use crate::realms::Places;
 use crate::scrape::{Relay, ShardHandle};
 use crate::shard;
 use crate::sockets::{self, Sharing};
@@ -52,6 +53,7 @@ const DESCRIPTORS_SPARE: u64 = 512;
 /// What the configuration means on this machine.
 struct Place {
     listen: Vec<SocketAddr>,
+    realms: Places,
     relays: Vec<IpAddr>,
     /// Every other address of the machine.
     others: Vec<IpAddr>,
@@ -75,7 +77,8 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     raise_descriptor_limit(&config, &place);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let hangup = signal(SignalKind::hangup())?;
+    let hangup = |_| signal(SignalKind::hangup());
+    let hangups = config.every_realm().iter().map(hangup).collect::<io::Result<_>>()?;
 
     let admin = config.metrics_listen.map(Admin::bind).transpose()?;
     let kernel = load_kernel(&config, &place)?;
@@ -84,8 +87,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     let (ended, mut shard_ended) = unbounded_channel();
     let kernel_ref = kernel.as_ref().map(|(kernel, _)| kernel);
     let (asks, asked) = store::channel();
-    let realm = config.offers.userhash.then_some(config.realm.as_str());
-    let credentials = store::credentials(&config.auth.listed, &[], realm);
+    let credentials = store::first(&config);
     let shards = start_shards(&config, &place, kernel_ref, (&credentials, &asks), &ended)?;
     drop(asks);
     let userspace = match &kernel {
@@ -93,7 +95,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
         None => place.interfaces.clone(),
     };
     let kernel_ref = kernel.as_ref().map(|(kernel, _)| kernel.clone());
-    let relay = Relay::new(shards, kernel_ref, userspace, Status::new(&config.auth));
+    let relay = Relay::new(shards, kernel_ref, userspace, Status::new(&config));
     let relay = Arc::new(relay);
     if let Some((kernel, changes)) = kernel {
         if let Some(log) = kernel.take_log() {
@@ -101,7 +103,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
         }
         tokio::spawn(datapath::follow(kernel, changes));
     }
-    store::start(&config, credentials, relay.clone(), asked, hangup).await;
+    store::start(&config, credentials, relay.clone(), asked, hangups).await;
     let metrics = admin.map(|admin| {
         let exporter = Exporter::new(Process {
             version: cli::VERSION,
@@ -115,7 +117,8 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
         info!(%listen, "metrics and health served");
     }
     for listen in &place.listen {
-        info!(%listen, transport = "udp", "listening");
+        let realm = place.realms.name(&config, *listen);
+        info!(%listen, transport = "udp", realm, "listening");
     }
     info!(datapath = relay.mode().name(), shards = relay.shards(), "ready");
 
@@ -139,24 +142,22 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
 async fn place(config: &Config) -> anyhow::Result<Place> {
     let (interfaces, links) =
         Interfaces::read().await.context("reading this machine's interfaces")?;
-    let listen = interfaces.expand(&config.listen_udp);
-    if listen.is_empty() {
-        bail!("[listen] udp: this machine has no address that the wildcards could stand for");
-    }
+    let realms = Places::new(config, &interfaces)?;
+    let (listen, every_listen) = (realms.all(), config.every_listen());
     let relays = if config.relay.addresses.is_empty() {
-        interfaces.reachable(&config.listen_udp)
+        interfaces.reachable(&every_listen)
     } else {
         config.relay.addresses.clone()
     };
     // What a wildcard also stands for (bridges, tunnels) is listened to, but needs no XDP.
-    let mut carried = interfaces.reachable(&config.listen_udp);
+    let mut carried = interfaces.reachable(&every_listen);
     carried.extend(&relays);
     let selected = interfaces.select(&config.datapath.interfaces, &carried)?;
     let listening = listen.iter().map(SocketAddr::ip);
     let others: BTreeSet<IpAddr> = interfaces.addresses().chain(listening).collect();
     let others = others.into_iter().filter(|ip| !relays.contains(ip)).collect();
     let broadcasts = interfaces.broadcasts().into_iter().collect();
-    Ok(Place { listen, relays, others, broadcasts, interfaces: selected, links })
+    Ok(Place { listen, realms, relays, others, broadcasts, interfaces: selected, links })
 }
 
 /// Binds everything once, alone: SO_REUSEPORT would let a second server share our ports silently.
@@ -174,7 +175,7 @@ async fn check_addresses(place: &Place) -> anyhow::Result<()> {
                 }
                 _ => "it cannot be bound".into(),
             };
-            anyhow!("[listen] udp {listen}: {error}: {hint}")
+            anyhow!("{} {listen}: {error}: {hint}", place.realms.key(*listen))
         })?;
     }
     for relay in &place.relays {
@@ -319,7 +320,7 @@ fn start_shards(
     config: &Config,
     place: &Place,
     kernel: Option<&Arc<Kernel>>,
-    (credentials, asks): (&Credentials, &Asks),
+    (credentials, asks): (&[Credentials], &Asks),
     ended: &UnboundedSender<u32>,
 ) -> anyhow::Result<(Vec<ShardHandle>, Vec<thread::JoinHandle<()>>)> {
     let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -327,7 +328,7 @@ fn start_shards(
     let wanted = wanted.min(config.limits.allocations_max as usize);
     let slices = port_slices(&config.relay.ports, wanted);
     let count = u32::try_from(slices.len()).context("shards")?;
-    let common = Common::new(config, place, credentials.clone())?;
+    let common = Common::new(config, place, credentials)?;
     // All sockets of an address exist before the first receives: SO_REUSEPORT chooses by their
     // number, and a 5-tuple must stay on its shard.
     let mut listeners = bind_listeners(place, slices.len())?;
@@ -389,11 +390,12 @@ struct Common {
     nonce_key: [u8; 32],
     policy: Arc<Policy>,
     ledger: Ledger,
-    credentials: Credentials,
+    /// Of the realms, the default one first.
+    credentials: Vec<Credentials>,
 }
 
 impl Common {
-    fn new(config: &Config, place: &Place, credentials: Credentials) -> anyhow::Result<Self> {
+    fn new(config: &Config, place: &Place, credentials: &[Credentials]) -> anyhow::Result<Self> {
         let [seed @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = random()?;
         let policy = Policy::new(&Rules {
             allow: config.peers.allow.clone(),
@@ -402,7 +404,7 @@ impl Common {
             broadcasts: place.broadcasts.clone(),
         });
         let (nonce_key, policy, ledger) = (random()?, policy.into(), Ledger::new(seed));
-        Ok(Self { nonce_key, policy, ledger, credentials })
+        Ok(Self { nonce_key, policy, ledger, credentials: credentials.to_vec() })
     }
 }
 
@@ -412,7 +414,7 @@ fn bind_listeners(place: &Place, shards: usize) -> anyhow::Result<Vec<Vec<(Serve
     for _ in 0..shards {
         let bound = place.listen.iter().map(|listen| {
             let socket = sockets::bind(*listen, Sharing::Shards)
-                .with_context(|| format!("[listen] udp {listen}"))?;
+                .with_context(|| format!("{} {listen}", place.realms.key(*listen)))?;
             Ok((ServerAddr::new(*listen), socket))
         });
         all.push(bound.collect::<anyhow::Result<Vec<_>>>()?);
@@ -455,7 +457,8 @@ fn turn_config(
     let limits = &config.limits;
     Ok(relay_turn::Config {
         realm: config.realm.clone(),
-        credentials: common.credentials.clone(),
+        credentials: common.credentials[0].clone(),
+        realms: place.realms.others(config, &common.credentials),
         relay_addresses: place.relays.iter().map(relay_address).collect(),
         other_addresses: place.others.clone(),
         relay_ports: ports,

@@ -17,7 +17,7 @@ use relay_common::abi::{Count, Direction};
 use relay_common::addr::{
     ClientAddr, Family, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport,
 };
-use relay_turn::{AllocationId, Credentials, Input, LookedUp, Now, Output, Turn};
+use relay_turn::{AllocationId, Credentials, Input, LookedUp, Now, Output, RealmId, Turn};
 use tokio::sync::oneshot;
 use tracing::{debug, error};
 
@@ -39,10 +39,12 @@ use handover::{Carried, Moves};
 pub(crate) enum Command {
     /// Tell the counters.
     Report(oneshot::Sender<Report>),
-    /// Take other credentials.
-    Credentials(Credentials),
+    /// Take other credentials for a realm.
+    Credentials(RealmId, Credentials),
     /// The answer to what the shard asked of a user.
     LookedUp {
+        /// Of which realm.
+        realm: RealmId,
         /// Who.
         user: Box<[u8]>,
         /// What.
@@ -186,11 +188,12 @@ impl Shard {
                         // A scrape that gave up in the meantime is no concern of ours.
                         let _ = reply.send(self.report());
                     }
-                    Ok(Command::Credentials(credentials)) => {
-                        self.turn.replace_credentials(credentials);
+                    Ok(Command::Credentials(realm, credentials)) => {
+                        self.turn.replace_credentials(realm, credentials);
                     }
-                    Ok(Command::LookedUp { user, answer }) => {
-                        self.handle(now, Input::LookedUp { user: &user, answer: &answer });
+                    Ok(Command::LookedUp { realm, user, answer }) => {
+                        let (user, answer) = (&*user, &answer);
+                        self.handle(now, Input::LookedUp { realm, user, answer });
                     }
                     Ok(Command::Close) | Err(TryRecvError::Disconnected) => {
                         self.turn.close();
@@ -279,7 +282,7 @@ impl Shard {
                 Output::OpenRelay { allocation, relayed } => {
                     opened.push((allocation, relayed.family(), self.open(allocation, relayed)));
                 }
-                Output::LookUp { user } => unknown.push(user),
+                Output::LookUp { realm, user } => unknown.push((realm, user)),
                 Output::Refused(refusal) => self.refusals.tell(now, &refusal),
                 Output::CloseRelay { allocation, family } => self.close(allocation, family),
                 Output::Ended { five_tuple, counts } => {
@@ -320,17 +323,17 @@ impl Shard {
             };
             self.handle(now, input);
         }
-        for user in unknown {
-            self.ask(now, user);
+        for (realm, user) in unknown {
+            self.ask(now, realm, user);
         }
     }
 
     /// Asks for a user. Never waits: what finds no place now has failed.
-    fn ask(&mut self, now: Now, user: Box<[u8]>) {
+    fn ask(&mut self, now: Now, realm: RealmId, user: Box<[u8]>) {
         let (shard, asks) = &self.store;
-        if let Err(error) = asks.try_send(Ask { shard: *shard, user }) {
+        if let Err(error) = asks.try_send(Ask { shard: *shard, realm, user }) {
             let Ask { user, .. } = error.into_inner();
-            self.handle(now, Input::LookedUp { user: &user, answer: &LookedUp::Failed });
+            self.handle(now, Input::LookedUp { realm, user: &user, answer: &LookedUp::Failed });
         }
     }
 

@@ -1,5 +1,6 @@
-//! `[auth]`: users and secrets, from the file itself and from files that it names, and where else
-//! they are. Reads those files again when it is asked to; does not find out when.
+//! `[auth]`: users and secrets, and those of each realm, from the file itself and from files that
+//! it names, and where else they are. Reads those files again when it is asked to; does not find
+//! out when.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -173,6 +174,14 @@ impl Reading {
     }
 }
 
+/// Users and secrets that a section names.
+pub(super) struct Named {
+    pub(super) sources: Sources,
+    pub(super) listed: Logins,
+    /// Whether it names any, right or wrong.
+    pub(super) is_any: bool,
+}
+
 /// Reads `[auth]`.
 pub(super) fn read<'t>(
     reader: &mut Reader<'t>,
@@ -180,13 +189,32 @@ pub(super) fn read<'t>(
     realm: &str,
     warnings: &mut Vec<Warning>,
 ) -> Auth {
+    let redis = reader.section(section, "auth.redis", redis);
+    if redis.is_some() {
+        warn_if_world_readable(reader.file(), warnings);
+    }
+    let Named { sources, listed, is_any } = logins(reader, section, realm, warnings);
+    // Credentials that are wrong are reported as such, not as absent.
+    if !is_any && redis.is_none() && !section.has("tokens") {
+        reader.report_absent(Fault::NoCredentials);
+    }
+    let strict_expiry = reader.boolean(section, "strict_expiry").unwrap_or(false);
+    Auth { sources, listed, strict_expiry, redis }
+}
+
+/// Reads `users`, `secrets` and the files with more of them, of `[auth]` or of a realm.
+pub(super) fn logins<'t>(
+    reader: &mut Reader<'t>,
+    section: &Section<'t>,
+    realm: &str,
+    warnings: &mut Vec<Warning>,
+) -> Named {
     let mut inline = Logins { realm: realm.to_owned(), ..Logins::default() };
     let users = reader.text_table(section, "users");
     let secrets = reader.texts(section, "secrets");
-    let redis = reader.section(section, "auth.redis", redis);
-    let attempts = users.len() + secrets.len() + usize::from(redis.is_some());
-    if attempts > 0 && is_world_readable(reader.file()) {
-        warnings.push(Warning::WorldReadable(reader.file().to_owned()));
+    let is_inline = !users.is_empty() || !secrets.is_empty();
+    if is_inline {
+        warn_if_world_readable(reader.file(), warnings);
     }
     for (name, password) in users {
         if let Err(fault) = inline.add_user(name.get_ref(), password.get_ref()) {
@@ -215,12 +243,16 @@ pub(super) fn read<'t>(
             _ => reader.report_in(problem),
         }
     }
-    // Credentials that are wrong are reported as such, not as absent.
-    if attempts == 0 && names.iter().all(Option::is_none) && !section.has("tokens") {
-        reader.report_absent(Fault::NoCredentials);
+    let is_any = is_inline || names.iter().any(Option::is_some);
+    Named { sources, listed: reading.listed, is_any }
+}
+
+/// Once for each file.
+fn warn_if_world_readable(path: &Path, warnings: &mut Vec<Warning>) {
+    let warning = Warning::WorldReadable(path.to_owned());
+    if is_world_readable(path) && !warnings.contains(&warning) {
+        warnings.push(warning);
     }
-    let strict_expiry = reader.boolean(section, "strict_expiry").unwrap_or(false);
-    Auth { sources, listed: reading.listed, strict_expiry, redis }
 }
 
 const SHARED_SECRETS: [(&str, SharedSecrets); 3] =

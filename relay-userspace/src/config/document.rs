@@ -28,6 +28,8 @@ pub(super) struct Reader<'t> {
 pub(super) struct Section<'t> {
     name: &'static str,
     table: Option<&'t DeTable<'t>>,
+    /// Where it starts, of one among several.
+    at: Option<usize>,
 }
 
 impl Section<'_> {
@@ -83,6 +85,11 @@ impl<'t> Reader<'t> {
         }
     }
 
+    /// Records a problem where a section starts, if that is known.
+    pub(super) fn report_section(&mut self, section: &Section<'_>, fault: Fault) {
+        self.report_at(section.at, fault);
+    }
+
     /// Records a problem at the place of a key; without a place if the key is absent.
     pub(super) fn report_key(&mut self, section: &Section<'_>, key: &str, fault: Fault) {
         let value = section.table.and_then(|table| table.get(key));
@@ -111,7 +118,7 @@ impl<'t> Reader<'t> {
         table: &'t DeTable<'t>,
         read: impl FnOnce(&mut Self, &Section<'t>) -> R,
     ) -> R {
-        self.keys_of(&Section { name: "", table: Some(table) }, read)
+        self.keys_of(&Section { name: "", table: Some(table), at: None }, read)
     }
 
     /// Reads the section `name`, written in full: `a` of the top level, `a.b` of the section `a`.
@@ -131,7 +138,33 @@ impl<'t> Reader<'t> {
                 None
             }
         });
-        self.keys_of(&Section { name, table }, read)
+        self.keys_of(&Section { name, table, at: None }, read)
+    }
+
+    /// Reads every table of the array `key`, whose sections are called `name`.
+    pub(super) fn tables<R>(
+        &mut self,
+        root: &Section<'t>,
+        key: &'static str,
+        name: &'static str,
+        mut read: impl FnMut(&mut Self, &Section<'t>) -> R,
+    ) -> Vec<R> {
+        let Some(value) = self.value(root, key) else { return Vec::new() };
+        let DeValue::Array(items) = value.get_ref() else {
+            let fault = wrong_type(&format!("[{name}]"), TABLES, value.get_ref());
+            self.report(value, fault);
+            return Vec::new();
+        };
+        let mut all = Vec::new();
+        for item in items {
+            let DeValue::Table(table) = item.get_ref() else {
+                self.report(item, wrong_type(&format!("[{name}]"), TABLES, item.get_ref()));
+                continue;
+            };
+            let section = Section { name, table: Some(table), at: Some(item.span().start) };
+            all.push(self.keys_of(&section, &mut read));
+        }
+        all
     }
 
     fn keys_of<R>(
@@ -316,6 +349,7 @@ impl<'t> Reader<'t> {
 }
 
 const LIST: &str = "a list of strings";
+const TABLES: &str = "written as a section for each";
 const TABLE: &str = "a table of strings like { key = \"value\" }";
 
 fn wrong_type(key: &str, expected: &'static str, found: &DeValue<'_>) -> Fault {

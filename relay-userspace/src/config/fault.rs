@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -48,16 +49,43 @@ pub(super) enum Fault {
     #[error("`realm` is missing; add a line such as: realm = \"turn.example.org\"")]
     NoRealm,
     #[error(
-        "`realm` must have 1 to 64 bytes, and no control characters, quotes or backslashes: each \
+        "`{0}` must have 1 to 64 bytes, and no control characters, quotes or backslashes: each \
          first answer to anybody carries it, and must not be much larger than the question; \
          shorten it"
     )]
-    BadRealm,
+    BadRealm(&'static str),
     #[error(
         "no listening address; add: [listen] udp = [\"0.0.0.0:3478\", \"[::]:3478\"], or only \
          the addresses that clients use"
     )]
     NoListen,
+    #[error("a realm without `name`; add a line such as: name = \"other.example.org\"")]
+    NoRealmName,
+    #[error("the realm `{0}` stands twice; give it another name, or all its addresses in one")]
+    RealmTwice(String),
+    #[error(
+        "realms that are in Redis must not have a `/` in their names where there are several, nor \
+         may the one at the top; rename it, or set redis = false"
+    )]
+    SlashInRealm,
+    #[error("at most {0} realms are supported; use fewer")]
+    TooManyRealms(usize),
+    #[error(
+        "a realm without a listening address; add: listen = [\"192.0.2.7:3478\"]; the address \
+         that a client asks is all that tells which realm it wants"
+    )]
+    NoRealmListen,
+    #[error(
+        "{0} is another realm's already; an address belongs to one realm: listen on another \
+         address or port"
+    )]
+    ListenInTwoRealms(SocketAddr),
+    #[error(
+        "nobody could use the realm `{0}`: no user and no secret; add to it secrets = [\"…\"] with \
+         a long random string (openssl rand -hex 32), secrets_file, users = {{ name = \
+         \"password\" }} or users_file"
+    )]
+    NobodyInRealm(String),
     #[error(
         "`discovery` needs two addresses of each family that it names, with different addresses \
          and different ports and no wildcard, such as \
@@ -165,7 +193,15 @@ pub(super) enum Fault {
 impl Fault {
     /// Whether it says that something is absent, which a file with syntax errors cannot prove.
     pub(super) fn is_absence(&self) -> bool {
-        matches!(self, Self::NoRealm | Self::NoListen | Self::NoCredentials)
+        matches!(
+            self,
+            Self::NoRealm
+                | Self::NoListen
+                | Self::NoCredentials
+                | Self::NoRealmName
+                | Self::NoRealmListen
+                | Self::NobodyInRealm(_)
+        )
     }
 }
 

@@ -12,6 +12,7 @@ mod fault;
 mod limits;
 mod offers;
 mod peers;
+mod realms;
 mod sections;
 #[cfg(test)]
 mod tests;
@@ -46,8 +47,8 @@ const EXAMPLE_SECRET: &str = "REPLACE-ME";
 pub(crate) struct Config {
     /// The realm of the long-term credentials (RFC 8489 §9.2), 1–64 bytes, prepared.
     pub(crate) realm: String,
-    /// Where clients send to; at least one, no duplicates, no port 0. Wildcards may be among them.
-    /// The four addresses of each discovery are.
+    /// Where its clients send to; at least one, no duplicates, no port 0. Wildcards may be among
+    /// them. The four addresses of each discovery are.
     pub(crate) listen_udp: Vec<SocketAddr>,
     /// Where clients can find out about their NATs (RFC 5780): at most one for each family, its
     /// addresses different in address and port, no wildcards.
@@ -56,6 +57,8 @@ pub(crate) struct Config {
     pub(crate) relay: Relay,
     /// Who may allocate; empty only if tokens are taken.
     pub(crate) auth: Auth,
+    /// Other realms: no name and no address stands twice, here or above.
+    pub(crate) realms: Vec<Realm>,
     /// Extensions that clients are offered.
     pub(crate) offers: Offers,
     /// How packets are relayed.
@@ -101,6 +104,21 @@ pub(crate) struct Auth {
     pub(crate) strict_expiry: bool,
     /// Where else there are users and secrets.
     pub(crate) redis: Option<Redis>,
+}
+
+/// `[[realms]]`: another realm.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Realm {
+    /// As clients are told: 1–64 bytes, prepared.
+    pub(crate) name: String,
+    /// Where its clients send to; at least one. A wildcard stands for what no realm names.
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Where its users and secrets stand.
+    pub(crate) sources: Sources,
+    /// Its users and secrets when they were read.
+    pub(crate) listed: Logins,
+    /// Whether there are more of them in Redis.
+    pub(crate) redis: bool,
 }
 
 /// `[auth.redis]`: users and secrets that several relays share.
@@ -279,6 +297,24 @@ impl Config {
         let text =
             fs::read_to_string(path).map_err(|error| ConfigErrors::unreadable(path, error))?;
         sections::read(path, &Zeroizing::new(text))
+    }
+
+    /// Every realm, that of the top level first.
+    pub(crate) fn every_realm(&self) -> Vec<Realm> {
+        let first = Realm {
+            name: self.realm.clone(),
+            listen: self.listen_udp.clone(),
+            sources: self.auth.sources.clone(),
+            listed: self.auth.listed.clone(),
+            redis: self.auth.redis.is_some(),
+        };
+        [first].into_iter().chain(self.realms.iter().cloned()).collect()
+    }
+
+    /// Where clients of any realm send to.
+    pub(crate) fn every_listen(&self) -> Vec<SocketAddr> {
+        let others = self.realms.iter().flat_map(|realm| &realm.listen);
+        self.listen_udp.iter().chain(others).copied().collect()
     }
 }
 

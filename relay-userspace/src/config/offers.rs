@@ -13,7 +13,7 @@ use relay_turn::{PasswordAlgorithm, Redirect};
 
 use super::document::{Reader, Section};
 use super::fault::{Fault, Warning};
-use super::{EXAMPLE_SECRET, sections};
+use super::{EXAMPLE_SECRET, Logins, sections};
 
 /// Characters of SOFTWARE (RFC 8489 §14.14).
 const SOFTWARE_CHARS_MAX: usize = 127;
@@ -73,15 +73,21 @@ pub(super) fn read_auth<'t>(
     reader: &mut Reader<'t>,
     section: &Section<'t>,
     server_name: &str,
-    warnings: &mut Vec<Warning>,
 ) -> AuthOffers {
     let password_algorithms = password_algorithms(reader, section);
     let userhash = reader.boolean(section, "userhash").unwrap_or(false);
-    if userhash && (section.has("secrets") || section.has("secrets_file")) {
-        warnings.push(Warning::UserhashWithSecrets);
-    }
     let tokens = tokens(reader, section, server_name);
     AuthOffers { password_algorithms, userhash, tokens }
+}
+
+/// Warns where some users cannot be found by USERHASH: time-limited ones.
+pub(super) fn userhash_finds<'l>(
+    mut realms: impl Iterator<Item = &'l Logins>,
+    warnings: &mut Vec<Warning>,
+) {
+    if realms.any(|listed| !listed.secrets.is_empty()) {
+        warnings.push(Warning::UserhashWithSecrets);
+    }
 }
 
 /// Reads `software` and `[redirect]`.

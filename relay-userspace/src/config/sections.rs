@@ -14,7 +14,7 @@ use super::document::{Reader, Section, Text};
 use super::fault::{ConfigErrors, Fault};
 use super::{
     Config, Datapath, Log, LogFormat, METRICS_DEFAULT, Mode, Pin, Relay, auth, checks, discovery,
-    limits, offers, peers,
+    limits, offers, peers, realms,
 };
 
 const LEVELS: [(&str, Level); 5] = [
@@ -38,7 +38,7 @@ pub(super) fn read(path: &Path, text: &str) -> Result<Config, ConfigErrors> {
 /// Section ("" is the top level) and name of every key.
 #[cfg(test)]
 pub(super) fn known_keys() -> Vec<(&'static str, &'static str)> {
-    let table = DeTable::parse("").expect("an empty document is TOML");
+    let table = DeTable::parse("[[realms]]").expect("it is TOML");
     let mut reader = Reader::new(Path::new(""), "", &[]);
     reader.root(table.get_ref(), document);
     reader.known().to_vec()
@@ -48,24 +48,31 @@ pub(super) fn known_keys() -> Vec<(&'static str, &'static str)> {
 fn document<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> Config {
     let mut warnings = Vec::new();
     let realm = realm(reader, root);
-    let (listen, discoveries) = reader.section(root, "listen", |reader, section| {
+    let (mut listen, discoveries) = reader.section(root, "listen", |reader, section| {
         let mut listen = listen(reader, section);
         let discoveries = discovery::read(reader, section, &mut listen);
         (listen, discoveries)
     });
-    let relay = reader.section(root, "relay", |reader, section| relay(reader, section, &listen));
-    checks::addresses(reader, &listen, &relay, &mut warnings);
+    let listen_udp = listen.iter().map(|addr| *addr.get_ref()).collect();
     let (auth, auth_offers) = reader.section(root, "auth", |reader, section| {
-        let offers = offers::read_auth(reader, section, &realm, &mut warnings);
+        let offers = offers::read_auth(reader, section, &realm);
         (auth::read(reader, section, &realm, &mut warnings), offers)
     });
     let offers = offers::read(reader, root, auth_offers);
+    let realms = realms::read(reader, root, &realm, &auth, &mut listen, &mut warnings);
+    if offers.userhash {
+        let listed = realms.iter().map(|realm| &realm.listed);
+        offers::userhash_finds(listed.chain([&auth.listed]), &mut warnings);
+    }
+    let relay = reader.section(root, "relay", |reader, section| relay(reader, section, &listen));
+    checks::addresses(reader, &listen, &relay, &mut warnings);
     Config {
         realm,
-        listen_udp: listen.iter().map(|addr| *addr.get_ref()).collect(),
+        listen_udp,
         discoveries,
         relay,
         auth,
+        realms,
         offers,
         datapath: reader.section(root, "datapath", datapath),
         peers: reader
@@ -92,16 +99,22 @@ fn realm<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> String {
         reader.report_key(root, "realm", Fault::NoRealm);
         return String::new();
     };
+    realm_name(reader, "realm", &realm)
+}
+
+/// The name of a realm, prepared. Empty if it cannot be one.
+pub(super) fn realm_name(reader: &mut Reader<'_>, key: &'static str, text: &Text<'_>) -> String {
+    let name = *text.get_ref();
     // What RFC 8489 §14.9 takes from SIP needs quoting for quotes and backslashes.
     let is_odd = |c: char| c.is_control() || matches!(c, '"' | '\\');
-    let is_sane = (1..=64).contains(&realm.get_ref().len()) && !realm.get_ref().contains(is_odd);
+    let is_sane = (1..=64).contains(&name.len()) && !name.contains(is_odd);
     if !is_sane {
-        reader.report(&realm, Fault::BadRealm);
+        reader.report(text, Fault::BadRealm(key));
     }
-    match offers::prepared(realm.get_ref()) {
+    match offers::prepared(name) {
         Some(prepared) => prepared.into_owned(),
         None => {
-            reader.report(&realm, Fault::BadRealm);
+            reader.report(text, Fault::BadRealm(key));
             String::new()
         }
     }
@@ -113,15 +126,24 @@ fn listen<'t>(reader: &mut Reader<'t>, section: &Section<'t>) -> Vec<Spanned<Soc
     if texts.is_empty() {
         reader.report_key(section, "udp", Fault::NoListen);
     }
+    listening(reader, KEY, texts)
+}
+
+/// Where clients send to, each once.
+pub(super) fn listening(
+    reader: &mut Reader<'_>,
+    key: &'static str,
+    texts: Vec<Text<'_>>,
+) -> Vec<Spanned<SocketAddr>> {
     let mut listen: Vec<Spanned<SocketAddr>> = Vec::new();
     for text in texts {
-        let Some(addr) = socket_addr(reader, &text, KEY) else { continue };
+        let Some(addr) = socket_addr(reader, &text, key) else { continue };
         if addr.port() == 0 {
             let (what, advice) = ("on port 0", "clients need a port that they know, such as 3478");
-            reader.report(&text, unusable(KEY, &text, what, advice));
-        } else if !is_usable(reader, &text, KEY, addr.ip()) {
+            reader.report(&text, unusable(key, &text, what, advice));
+        } else if !is_usable(reader, &text, key, addr.ip()) {
         } else if listen.iter().any(|other| *other.get_ref() == addr) {
-            reader.report(&text, Fault::Duplicate { key: KEY, value: addr.to_string() });
+            reader.report(&text, Fault::Duplicate { key, value: addr.to_string() });
         } else {
             listen.push(Spanned::new(text.span(), addr));
         }

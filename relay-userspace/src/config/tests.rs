@@ -5,6 +5,7 @@ mod discovery;
 mod example;
 mod offers;
 mod policy;
+mod realms;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -170,8 +171,9 @@ level = "inof"
             "t.toml:1:9: `realm` must have 1 to 64 bytes, and no control characters, quotes or \
              backslashes: each first answer to anybody carries it, and must not be much larger \
              than the question; shorten it",
-            "t.toml:2:1: unknown key `colour` at the top level; known here: realm, listen, relay, \
-             auth, software, redirect, datapath, peers, metrics, log, limits, compat, workers",
+            "t.toml:2:1: unknown key `colour` at the top level; known here: realm, listen, auth, \
+             software, redirect, realms, relay, datapath, peers, metrics, log, limits, compat, \
+             workers",
             "t.toml:4:8: `listen.udp` must be an address and a port like \"192.0.2.1:3478\", not \
              `10.0.0.1`; the port is missing: \"10.0.0.1:3478\"",
             "t.toml:4:20: `10.0.0.1:0` in `listen.udp` is on port 0; clients need a port that \
@@ -470,7 +472,7 @@ fn a_world_readable_file_with_credentials_and_an_ipv6_only_relay_are_warned_abou
     fs::write(&path, MINIMAL.replace("192.0.2.1", "[2001:db8::1]")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     let warnings = Config::load(&path).unwrap().warnings;
-    assert_eq!(warnings, [Warning::NoIpv4Relay, Warning::WorldReadable(path.clone())]);
+    assert_eq!(warnings, [Warning::WorldReadable(path.clone()), Warning::NoIpv4Relay]);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     assert_eq!(Config::load(&path).unwrap().warnings, [Warning::NoIpv4Relay]);
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use relay_turn::RealmId;
 use tokio::signal::unix::Signal;
 use tokio::task::spawn_blocking;
 use tokio::time::{self, MissedTickBehavior};
@@ -30,8 +31,14 @@ enum Cause {
     Hangup,
 }
 
-/// Follows the files until the relay ends.
-pub(super) async fn follow(sources: Sources, mut hangup: Signal, store: Arc<Store>) {
+/// Follows the files of a realm until the relay ends.
+pub(super) async fn follow(
+    realm: RealmId,
+    sources: Sources,
+    mut hangup: Signal,
+    store: Arc<Store>,
+) {
+    let name = store.name(realm).to_owned();
     let files: Arc<[PathBuf]> = sources.files().map(Path::to_owned).collect();
     let sources = Arc::new(sources);
     // What was read at start may have changed since: it is read once more.
@@ -59,10 +66,14 @@ pub(super) async fn follow(sources: Sources, mut hangup: Signal, store: Arc<Stor
                     }
                     let (users, secrets) =
                         (reading.listed.users.len(), reading.listed.secrets.len());
-                    let is_new = store.replace_listed(reading.listed);
+                    let is_new = store.replace_listed(realm, reading.listed);
                     if is_new || cause == Cause::Hangup {
                         store.status.count_taken();
-                        info!(users, secrets, changed = is_new, "users and secrets read again");
+                        let changed = is_new;
+                        info!(
+                            realm = name,
+                            users, secrets, changed, "users and secrets read again"
+                        );
                     }
                 }
                 Err(errors) => {
@@ -70,7 +81,8 @@ pub(super) async fn follow(sources: Sources, mut hangup: Signal, store: Arc<Stor
                     for line in errors.lines() {
                         error!("{line}");
                     }
-                    error!("users and secrets are not read again: what was good before stays");
+                    let kept = "users and secrets are not read again: what was good before stays";
+                    error!(realm = name, "{kept}");
                 }
             }
             read = Some(stamps.clone());

@@ -8,12 +8,12 @@ mod status;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use relay_turn::{Credentials, LookedUp};
+use relay_turn::{Credentials, LookedUp, RealmId};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time;
 
-use crate::config::{Config, Logins, Secret};
+use crate::config::{Config, Logins, Realm, Secret};
 use crate::scrape::Relay;
 use crate::shard::Command;
 
@@ -33,6 +33,8 @@ const KEPT: Duration = Duration::from_secs(10);
 pub(crate) struct Ask {
     /// Which shard.
     pub(crate) shard: usize,
+    /// In which realm.
+    pub(crate) realm: RealmId,
     /// Who.
     pub(crate) user: Box<[u8]>,
 }
@@ -48,13 +50,18 @@ pub(crate) fn channel() -> (Asks, Asked) {
     mpsc::channel(ASKS_MAX)
 }
 
-/// The credentials of a server: of its files, then those that relays share.
+/// The credentials of every realm at the start, in the order of [`RealmId`].
+pub(crate) fn first(config: &Config) -> Vec<Credentials> {
+    let realms = config.every_realm();
+    let realm = |realm: &Realm| {
+        credentials(&realm.listed, &[], config.offers.userhash.then_some(&realm.name))
+    };
+    realms.iter().map(realm).collect()
+}
+
+/// The credentials of a realm: of its files, then those that relays share.
 /// With `userhash_realm`, users of files are found by USERHASH too.
-pub(crate) fn credentials(
-    listed: &Logins,
-    shared: &[Secret],
-    userhash_realm: Option<&str>,
-) -> Credentials {
+fn credentials(listed: &Logins, shared: &[Secret], userhash_realm: Option<&String>) -> Credentials {
     let users = listed.users.iter().map(|(name, password)| (name.clone(), password.clone()));
     let secrets = listed.secrets.iter().chain(shared);
     let secrets = secrets.map(|secret| secret.expose().to_owned()).collect();
@@ -69,36 +76,50 @@ pub(crate) fn credentials(
 struct Store {
     relay: Arc<Relay>,
     status: Arc<Status>,
-    userhash_realm: Option<String>,
-    current: Mutex<Current>,
+    /// Whether users are found by USERHASH.
+    userhash: bool,
+    /// In the order of [`RealmId`].
+    realms: Vec<Current>,
 }
 
+/// A realm.
 struct Current {
+    name: String,
+    held: Mutex<Held>,
+}
+
+struct Held {
     listed: Logins,
     shared: Vec<Secret>,
     credentials: Credentials,
 }
 
 impl Store {
-    /// Takes what was read from files. Whether it is new.
-    fn replace_listed(&self, listed: Logins) -> bool {
-        self.replace(|current| std::mem::replace(&mut current.listed, listed) != current.listed)
+    /// What a realm is called, for the log.
+    fn name(&self, realm: RealmId) -> &str {
+        &self.realms[realm.index()].name
     }
 
-    /// Takes the secrets that relays share. Whether they are new.
-    fn replace_shared(&self, shared: Vec<Secret>) -> bool {
-        self.replace(|current| std::mem::replace(&mut current.shared, shared) != current.shared)
+    /// Takes what was read from files of a realm. Whether it is new.
+    fn replace_listed(&self, realm: RealmId, listed: Logins) -> bool {
+        self.replace(realm, |held| std::mem::replace(&mut held.listed, listed) != held.listed)
     }
 
-    fn replace(&self, change: impl FnOnce(&mut Current) -> bool) -> bool {
+    /// Takes the secrets of a realm that relays share. Whether they are new.
+    fn replace_shared(&self, realm: RealmId, shared: Vec<Secret>) -> bool {
+        self.replace(realm, |held| std::mem::replace(&mut held.shared, shared) != held.shared)
+    }
+
+    fn replace(&self, realm: RealmId, change: impl FnOnce(&mut Held) -> bool) -> bool {
+        let Current { name, held } = &self.realms[realm.index()];
         // Whoever panicked left a value that is whole.
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = change(&mut current);
+        let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = change(&mut held);
         if is_new {
-            let new = credentials(&current.listed, &current.shared, self.userhash_realm.as_deref());
-            self.relay.replace_credentials(&new);
-            self.status.hold(&current.listed, &current.shared);
-            let old = std::mem::replace(&mut current.credentials, new);
+            let new = credentials(&held.listed, &held.shared, self.userhash.then_some(name));
+            self.relay.replace_credentials(realm, &new);
+            self.status.hold(realm, &held.listed, &held.shared);
+            let old = std::mem::replace(&mut held.credentials, new);
             // Wiping many takes time: no shard is to be the last that has them.
             tokio::spawn(async move {
                 time::sleep(KEPT).await;
@@ -110,30 +131,38 @@ impl Store {
 
     /// Tells a shard what it asked.
     fn answer(&self, ask: Ask, answer: LookedUp) {
-        let Ask { shard, user } = ask;
-        self.relay.tell(shard, Command::LookedUp { user, answer });
+        let Ask { shard, realm, user } = ask;
+        self.relay.tell(shard, Command::LookedUp { realm, user, answer });
     }
 }
 
-/// Keeps the credentials of a relay current, which are `credentials` now, until its shards are
-/// gone. Returns when Redis was asked for the first time, whether it answered or not.
+/// Keeps the credentials of a relay current until its shards are gone: now each realm has the one
+/// of `credentials`, and one of `hangups` tells when its files are to be read again. Returns when
+/// Redis was asked for the first time, whether it answered or not.
 pub(crate) async fn start(
     config: &Config,
-    credentials: Credentials,
+    credentials: Vec<Credentials>,
     relay: Arc<Relay>,
     asked: Asked,
-    hangup: Signal,
+    hangups: Vec<Signal>,
 ) {
-    let (auth, realm) = (&config.auth, &config.realm);
-    let status = relay.status();
-    let userhash_realm = config.offers.userhash.then(|| realm.clone());
-    let current =
-        Mutex::new(Current { listed: auth.listed.clone(), shared: Vec::new(), credentials });
-    let store = Arc::new(Store { relay, status, userhash_realm, current });
-    tokio::spawn(files::follow(auth.sources.clone(), hangup, store.clone()));
-    if let Some(redis) = &auth.redis {
+    let every_realm = config.every_realm();
+    let ids = || RealmId::first(every_realm.len());
+    let current = |(realm, credentials): (&Realm, Credentials)| {
+        let held = Held { listed: realm.listed.clone(), shared: Vec::new(), credentials };
+        Current { name: realm.name.clone(), held: Mutex::new(held) }
+    };
+    let realms = every_realm.iter().zip(credentials).map(current).collect();
+    let (status, userhash) = (relay.status(), config.offers.userhash);
+    let store = Arc::new(Store { relay, status, userhash, realms });
+    for ((id, realm), hangup) in ids().zip(&every_realm).zip(hangups) {
+        tokio::spawn(files::follow(id, realm.sources.clone(), hangup, store.clone()));
+    }
+    if let Some(redis) = &config.auth.redis {
         let (tried, first) = oneshot::channel();
-        tokio::spawn(redis::serve(redis.clone(), realm.clone(), asked, store, tried));
+        let asking = ids().zip(&every_realm).filter(|(_, realm)| realm.redis);
+        let asking = asking.map(|(id, realm)| (id, realm.name.clone())).collect();
+        tokio::spawn(redis::serve(redis.clone(), asking, asked, store, tried));
         // Whoever is slow is heard later.
         let _ = time::timeout(FIRST_MAX, first).await;
     }

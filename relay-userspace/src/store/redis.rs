@@ -1,78 +1,41 @@
-//! Redis, where several relays share users and secrets: one connection, kept up while the relay
-//! runs. Owns the names of the keys and what the log says of a failure.
+//! Redis, where several relays share users and secrets: one connection for all realms, kept up
+//! while the relay runs. Owns when it is asked, and when the log says that it fails.
 //!
 //! Fails closed: what Redis does not answer is not known. Never shows what it was sent or told; the
 //! server's own words neither, for some of them repeat what it was sent.
 
-use std::io;
+mod connection;
+mod questions;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use redis::RedisError;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError};
-use relay_turn::{LookedUp, Secret as Password};
+use relay_turn::{LookedUp, RealmId};
 use tokio::sync::oneshot;
 use tokio::time::{self, MissedTickBehavior};
 use tracing::{info, warn};
-use zeroize::Zeroizing;
 
 use super::{Ask, Asked, Status, Store};
 use crate::clock;
-use crate::config::{Redis, Secret, SharedSecrets, prepared};
+use crate::config::{Redis, Secret};
+use connection::{connect, is_answer, place, reason};
+use questions::{Keys, Read, SECRETS_MAX, look_up, secrets};
 
 /// Between two attempts to connect.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often a failure that lasts is said again.
+/// How often a failure is said that lasts, or comes again.
 const REMIND_NS: u64 = 60_000_000_000;
-/// Secrets that are read, at most.
-const SECRETS_MAX: usize = 1024;
-/// How many keys Redis looks at in one step.
-const SCAN_COUNT: u32 = 1000;
-
-/// Names of keys, in coturn's layout.
-struct Keys {
-    /// What the keys of the realm begin with.
-    realm: String,
-    /// What the realm is called.
-    name: String,
-}
-
-impl Keys {
-    fn new(prefix: &str, realm: &str) -> Self {
-        Self { realm: format!("{prefix}/realm/{realm}"), name: realm.to_owned() }
-    }
-
-    /// Where a password or key of a user is.
-    fn of_user(&self, user: &[u8], what: &str) -> Vec<u8> {
-        let start = format!("{}/user/", self.realm);
-        [start.as_bytes(), user, b"/", what.as_bytes()].concat()
-    }
-
-    /// The pattern of all keys with secrets.
-    fn secrets_pattern(&self) -> String {
-        let mut pattern = String::new();
-        for c in self.realm.chars() {
-            if matches!(c, '*' | '?' | '[' | ']' | '^' | '\\') {
-                pattern.push('\\');
-            }
-            pattern.push(c);
-        }
-        pattern + "/secret/*"
-    }
-
-    /// The set of secrets.
-    fn secrets_set(&self) -> String {
-        format!("{}/secrets", self.realm)
-    }
-}
 
 /// What one question gave.
 enum Done {
     User(Ask, Result<LookedUp, RedisError>),
-    Secrets(Result<Vec<Secret>, RedisError>),
+    Secrets(Vec<(RealmId, Result<Read, RedisError>)>),
 }
 
 /// Why the connection is not used any more.
@@ -83,34 +46,42 @@ enum End {
     Failed(RedisError),
 }
 
-/// Since when it fails.
-struct Failing {
-    said_ns: u64,
+/// What the log said of it.
+#[derive(Default)]
+struct Said {
+    /// When it was said that it fails; `None`: never.
+    failing_ns: Option<u64>,
+    /// Whether that, or nothing, was the last word.
+    is_failing: bool,
+    /// Users who were told 500 since it works no more.
     refused: u64,
 }
 
 struct Service {
     redis: Redis,
-    keys: Arc<Keys>,
+    /// Of every realm that is there.
+    keys: Arc<BTreeMap<RealmId, Keys>>,
     store: Arc<Store>,
     /// Where it is, without user and password.
     place: String,
-    failing: Option<Failing>,
+    said: Said,
 }
 
 /// Answers shards and reads secrets until the last shard is gone. Tells `tried` when it has tried
 /// for the first time.
 pub(super) async fn serve(
     redis: Redis,
-    realm: String,
+    realms: Vec<(RealmId, String)>,
     mut asked: Asked,
     store: Arc<Store>,
     tried: oneshot::Sender<()>,
 ) {
     let mut tried = Some(tried);
-    let keys = Arc::new(Keys::new(&redis.prefix, &realm));
+    let keys = realms.iter().map(|(id, name)| (*id, Keys::new(&redis.prefix, name)));
+    let keys = Arc::new(keys.collect());
     let place = place(&redis);
-    let mut service = Service { redis, keys, store, place, failing: None };
+    let said = Said { is_failing: true, ..Said::default() };
+    let mut service = Service { redis, keys, store, place, said };
     loop {
         let error = match connect(&service.redis).await {
             Ok(connection) => match service.use_it(connection, &mut asked, &mut tried).await {
@@ -119,7 +90,7 @@ pub(super) async fn serve(
             },
             Err(error) => error,
         };
-        service.failed(&error);
+        service.failed(None, &error);
         tell(&mut tried);
         let pause = time::sleep(RETRY);
         tokio::pin!(pause);
@@ -156,7 +127,6 @@ impl Service {
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_reading = false;
         let mut end = None;
-        self.works();
         loop {
             let is_open = end.is_none();
             tokio::select! {
@@ -170,17 +140,23 @@ impl Service {
                 }
                 Some(done) = questions.next() => match done {
                     Done::User(ask, Ok(answer)) => self.store.answer(ask, answer),
+                    // Of one user or realm: others may still be answered.
+                    Done::User(ask, Err(error)) if is_answer(&error) => {
+                        self.failed(Some(ask.realm), &error);
+                        self.refuse(ask);
+                    }
                     Done::User(ask, Err(error)) => {
                         self.refuse(ask);
                         end.get_or_insert(End::Failed(error));
                     }
-                    Done::Secrets(Ok(secrets)) => {
+                    Done::Secrets(readings) => {
                         is_reading = false;
-                        self.take(secrets);
-                        tell(tried);
-                    }
-                    Done::Secrets(Err(error)) => {
-                        end.get_or_insert(End::Failed(error));
+                        match self.take(readings) {
+                            Ok(()) => tell(tried),
+                            Err(error) => {
+                                end.get_or_insert(End::Failed(error));
+                            }
+                        }
                     }
                 },
             }
@@ -196,50 +172,95 @@ impl Service {
     fn user(&self, mut connection: MultiplexedConnection, ask: Ask) -> BoxFuture<'static, Done> {
         let (keys, status) = (self.keys.clone(), self.store.status.clone());
         async move {
-            let answer = timed(&status, look_up(&mut connection, &keys, &ask.user)).await;
+            let answer = match keys.get(&ask.realm) {
+                Some(keys) => timed(&status, look_up(&mut connection, keys, &ask.user)).await,
+                // It is not there: nobody asks for such a user.
+                None => Ok(LookedUp::Absent),
+            };
             Done::User(ask, answer)
         }
         .boxed()
     }
 
+    /// Reads the secrets of one realm after the other, until the connection fails.
     fn secrets(&self, mut connection: MultiplexedConnection) -> BoxFuture<'static, Done> {
         let (keys, status) = (self.keys.clone(), self.store.status.clone());
         let shared = self.redis.shared_secrets;
-        async move { Done::Secrets(timed(&status, secrets(&mut connection, &keys, shared)).await) }
-            .boxed()
+        async move {
+            let mut readings = Vec::new();
+            for (realm, keys) in &*keys {
+                let reading = timed(&status, secrets(&mut connection, keys, shared)).await;
+                let is_lost = reading.as_ref().is_err_and(|error| !is_answer(error));
+                readings.push((*realm, reading));
+                if is_lost {
+                    break;
+                }
+            }
+            Done::Secrets(readings)
+        }
+        .boxed()
     }
 
-    fn take(&self, secrets: Vec<Secret>) {
-        let count = secrets.len();
-        if self.store.replace_shared(secrets) {
-            info!(secrets = count, "secrets read from Redis");
+    /// Takes the secrets of each realm whose could be read. The error, if the connection is lost or
+    /// no good for any realm.
+    fn take(
+        &mut self,
+        readings: Vec<(RealmId, Result<Read, RedisError>)>,
+    ) -> Result<(), RedisError> {
+        let is_any = readings.iter().any(|(_, reading)| reading.is_ok());
+        let mut is_whole = true;
+        for (realm, reading) in readings {
+            match reading {
+                Ok(read) => self.take_secrets(realm, read),
+                Err(error) if is_any && is_answer(&error) => {
+                    is_whole = false;
+                    self.failed(Some(realm), &error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if is_whole {
+            self.works();
+        }
+        Ok(())
+    }
+
+    fn take_secrets(&self, realm: RealmId, read: Read) {
+        let (name, count) = (self.store.name(realm).to_owned(), read.secrets.len());
+        if self.store.replace_shared(realm, read.secrets) {
+            info!(realm = name, secrets = count, "secrets read from Redis");
+            if read.is_cut {
+                warn!(realm = name, max = SECRETS_MAX, "Redis has more secrets than are used");
+            }
         }
     }
 
     fn works(&mut self) {
         self.store.status.set_up(true);
-        let refused = self.failing.take().map_or(0, |failing| failing.refused);
-        info!(redis = self.place, refused, "Redis is connected");
+        let refused = std::mem::take(&mut self.said.refused);
+        if std::mem::take(&mut self.said.is_failing) {
+            info!(redis = self.place, refused, "Redis is connected");
+        }
     }
 
     fn refuse(&mut self, ask: Ask) {
-        if let Some(failing) = &mut self.failing {
-            failing.refused += 1;
-        }
+        self.said.refused += 1;
         self.store.answer(ask, LookedUp::Failed);
     }
 
-    /// Says so, but not each time.
-    fn failed(&mut self, error: &RedisError) {
+    /// Says so, but not each time, nor each time that it fails anew.
+    fn failed(&mut self, realm: Option<RealmId>, error: &RedisError) {
         self.store.status.set_up(false);
         let now_ns = clock::now().monotonic_ns;
-        let failing = self.failing.get_or_insert(Failing { said_ns: 0, refused: 0 });
-        if failing.said_ns == 0 || now_ns - failing.said_ns >= REMIND_NS {
-            failing.said_ns = now_ns;
+        let is_new = |said_ns| now_ns.saturating_sub(said_ns) >= REMIND_NS;
+        if self.said.failing_ns.is_none_or(is_new) {
+            self.said.failing_ns = Some(now_ns);
+            self.said.is_failing = true;
             warn!(
                 redis = self.place,
+                realm = realm.map(|realm| self.store.name(realm).to_owned()),
                 error = reason(error),
-                refused = failing.refused,
+                refused = self.said.refused,
                 "Redis fails: users that are only there and not known yet are told 500; tried \
                  again every second"
             );
@@ -260,140 +281,6 @@ async fn timed<T>(
     answer
 }
 
-/// Connects, however long looking up a name would take.
-async fn connect(redis: &Redis) -> Result<MultiplexedConnection, RedisError> {
-    let limit = Duration::from_millis(u64::from(redis.timeout_ms));
-    let timeout = |_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
-    time::timeout(limit * 2, open(redis, limit)).await.map_err(timeout)?
-}
-
-async fn open(redis: &Redis, limit: Duration) -> Result<MultiplexedConnection, RedisError> {
-    let info = redis.url.expose().into_connection_info()?;
-    let settings = info.redis_settings().clone().set_skip_set_lib_name();
-    let client = Client::open(info.set_redis_settings(settings))?;
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(limit))
-        .set_response_timeout(Some(limit));
-    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-    // A server that wants a password takes the connection and refuses the first command.
-    redis::cmd("PING").query_async::<()>(&mut connection).await?;
-    Ok(connection)
-}
-
-/// A user's password or, without one, key: a password is good for every algorithm.
-async fn look_up(
-    connection: &mut MultiplexedConnection,
-    keys: &Keys,
-    user: &[u8],
-) -> Result<LookedUp, RedisError> {
-    let (password, key): (Option<Vec<u8>>, Option<Vec<u8>>) = redis::cmd("MGET")
-        .arg(keys.of_user(user, "password"))
-        .arg(keys.of_user(user, "key"))
-        .query_async(connection)
-        .await?;
-    let password = password.and_then(text).filter(|password| !password.is_empty());
-    let password = password.and_then(|password| {
-        prepared(&password).map(|prepared| Zeroizing::new(prepared.into_owned()))
-    });
-    let key = || {
-        let digits = key.and_then(text)?;
-        let digits = digits.strip_prefix("0x").unwrap_or(&digits);
-        Password::key(digits)
-    };
-    let found = password.map(Password::Password).or_else(key);
-    let kept = found.map(|found| found.sealed(user, &keys.name));
-    Ok(kept.map_or(LookedUp::Absent, LookedUp::Found))
-}
-
-/// Every secret there is; of those with keys of their own, the last key's first.
-async fn secrets(
-    connection: &mut MultiplexedConnection,
-    keys: &Keys,
-    shared: SharedSecrets,
-) -> Result<Vec<Secret>, RedisError> {
-    let values: Vec<Option<Vec<u8>>> = match shared {
-        // It shows that Redis still answers.
-        SharedSecrets::Off => {
-            redis::cmd("PING").query_async::<()>(connection).await?;
-            Vec::new()
-        }
-        SharedSecrets::Set => {
-            let set = keys.secrets_set();
-            let mut values: Vec<Vec<u8>> =
-                redis::cmd("SMEMBERS").arg(set).query_async(connection).await?;
-            values.sort();
-            values.into_iter().map(Some).collect()
-        }
-        SharedSecrets::Keys => {
-            let names = scan(connection, &keys.secrets_pattern()).await?;
-            if names.is_empty() {
-                return Ok(Vec::new());
-            }
-            redis::cmd("MGET").arg(names).query_async(connection).await?
-        }
-    };
-    let texts = values.into_iter().flatten().filter_map(text);
-    Ok(texts.filter_map(|text| Secret::new(&text)).take(SECRETS_MAX).collect())
-}
-
-/// Names of keys, each once, the last first; in steps, so that Redis serves others meanwhile.
-async fn scan(
-    connection: &mut MultiplexedConnection,
-    pattern: &str,
-) -> Result<Vec<Vec<u8>>, RedisError> {
-    let mut names: Vec<Vec<u8>> = Vec::new();
-    let mut cursor = 0;
-    loop {
-        let step: (u64, Vec<Vec<u8>>) = redis::cmd("SCAN")
-            .arg(cursor)
-            .arg("MATCH")
-            .arg(pattern)
-            .arg("COUNT")
-            .arg(SCAN_COUNT)
-            .query_async(connection)
-            .await?;
-        cursor = step.0;
-        names.extend(step.1);
-        if cursor == 0 || names.len() > SECRETS_MAX {
-            break;
-        }
-    }
-    names.sort();
-    names.dedup();
-    names.reverse();
-    Ok(names)
-}
-
-/// Text, wiped when dropped; `None` if it is none.
-fn text(bytes: Vec<u8>) -> Option<Zeroizing<String>> {
-    match String::from_utf8(bytes) {
-        Ok(text) => Some(Zeroizing::new(text)),
-        Err(error) => {
-            drop(Zeroizing::new(error.into_bytes()));
-            None
-        }
-    }
-}
-
-/// The address, for the log.
-fn place(redis: &Redis) -> String {
-    let info = redis.url.expose().into_connection_info();
-    info.map_or_else(|_| "?".to_owned(), |info| info.addr().to_string())
-}
-
-/// Why it failed: the system's words, or the code of the server's.
-fn reason(error: &RedisError) -> String {
-    match (error.kind(), error.code()) {
-        (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => {
-            "it wants another user or password: correct `url` in [auth.redis]".to_owned()
-        }
-        (_, Some(code)) => format!("it answers {code}"),
-        _ if error.is_timeout() => "no answer in time (`timeout_ms` in [auth.redis])".to_owned(),
-        (ErrorKind::Io, None) => error.to_string(),
-        (_, None) => error.category().to_owned(),
-    }
-}
-
 /// The newest secret that relays share: what new credentials are made with.
 ///
 /// # Errors
@@ -405,26 +292,11 @@ pub(crate) fn newest_secret(redis: &Redis, realm: &str) -> anyhow::Result<Secret
         let mut connection = connect(redis).await?;
         secrets(&mut connection, &keys, redis.shared_secrets).await
     });
-    let secrets = asked
+    let read = asked
         .map_err(|error| anyhow::anyhow!(reason(&error)))
         .with_context(|| format!("asking Redis at {}", place(redis)))?;
-    match secrets.into_iter().next() {
+    match read.secrets.into_iter().next() {
         Some(secret) => Ok(secret),
         None => bail!("Redis at {} has no secret for the realm {realm}", place(redis)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_where_coturn_has_them() {
-        let keys = Keys::new("turn", "north.gov");
-        assert_eq!(keys.of_user(b"gorst", "key"), b"turn/realm/north.gov/user/gorst/key");
-        assert_eq!(keys.secrets_pattern(), "turn/realm/north.gov/secret/*");
-        assert_eq!(keys.secrets_set(), "turn/realm/north.gov/secrets");
-        let odd = Keys::new("t*", "a[b]?\\c");
-        assert_eq!(odd.secrets_pattern(), "t\\*/realm/a\\[b\\]\\?\\\\c/secret/*");
     }
 }

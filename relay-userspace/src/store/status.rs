@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::config::{Auth, Logins, Secret};
+use relay_turn::RealmId;
+
+use crate::config::{Config, Logins, Secret};
 
 /// The histogram of what a question to Redis takes.
 pub(crate) const ASKING_METRIC: &str = "turnpike_redis_seconds";
@@ -13,11 +15,17 @@ pub(crate) const BUCKETS_MS: [u64; 10] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 10
 /// Counted as it happens.
 #[derive(Default)]
 pub(crate) struct Status {
-    users: AtomicU64,
-    secrets: AtomicU64,
+    /// In the order of [`RealmId`].
+    realms: Vec<Realm>,
     taken: AtomicU64,
     refused: AtomicU64,
     redis: Option<Redis>,
+}
+
+#[derive(Default)]
+struct Realm {
+    users: AtomicU64,
+    secrets: AtomicU64,
 }
 
 #[derive(Default)]
@@ -30,7 +38,7 @@ struct Redis {
 /// The numbers at one time.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Sample {
-    /// Users that are known without a look-up.
+    /// Users that are known without a look-up, in all realms.
     pub(crate) users: u64,
     /// Secrets of time-limited credentials.
     pub(crate) secrets: u64,
@@ -54,18 +62,23 @@ pub(crate) struct RedisSample {
 }
 
 impl Status {
-    pub(crate) fn new(auth: &Auth) -> Self {
-        let redis = auth.redis.as_ref().map(|_| Redis::default());
-        let status = Self { redis, ..Self::default() };
-        status.hold(&auth.listed, &[]);
+    pub(crate) fn new(config: &Config) -> Self {
+        let every_realm = config.every_realm();
+        let redis = config.auth.redis.as_ref().map(|_| Redis::default());
+        let realms = every_realm.iter().map(|_| Realm::default()).collect();
+        let status = Self { realms, redis, ..Self::default() };
+        for (id, realm) in RealmId::first(every_realm.len()).zip(&every_realm) {
+            status.hold(id, &realm.listed, &[]);
+        }
         status
     }
 
-    /// What is in force.
-    pub(super) fn hold(&self, listed: &Logins, shared: &[Secret]) {
-        self.users.store(listed.users.len() as u64, Ordering::Relaxed);
+    /// What is in force in a realm.
+    pub(super) fn hold(&self, realm: RealmId, listed: &Logins, shared: &[Secret]) {
+        let realm = &self.realms[realm.index()];
+        realm.users.store(listed.users.len() as u64, Ordering::Relaxed);
         let secrets = listed.secrets.len() + shared.len();
-        self.secrets.store(secrets as u64, Ordering::Relaxed);
+        realm.secrets.store(secrets as u64, Ordering::Relaxed);
     }
 
     pub(super) fn count_taken(&self) {
@@ -97,8 +110,8 @@ impl Status {
     pub(crate) fn sample(&self) -> Sample {
         let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
         Sample {
-            users: read(&self.users),
-            secrets: read(&self.secrets),
+            users: self.realms.iter().map(|realm| read(&realm.users)).sum(),
+            secrets: self.realms.iter().map(|realm| read(&realm.secrets)).sum(),
             taken: read(&self.taken),
             refused: read(&self.refused),
             redis: self.redis.as_ref().map(|redis| RedisSample {

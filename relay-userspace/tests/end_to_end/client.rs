@@ -16,6 +16,7 @@ use relay_common::wire::attribute::{AttributeType, Icmp, error_code, number, xor
 use relay_common::wire::stun::{Class, Message, Method, TransactionId};
 use relay_common::wire::writer::MessageWriter;
 use sha1::Sha1;
+use sha2::Sha256;
 
 use crate::topology::Namespace;
 
@@ -41,6 +42,9 @@ pub(crate) enum Heard {
 #[derive(Clone, Debug)]
 pub(crate) struct Login {
     user: String,
+    realm: &'static str,
+    /// Whether USERHASH is sent in place of USERNAME.
+    is_hashed: bool,
     /// MD5 of user name, realm and password (RFC 8489 §9.2.2).
     key: [u8; 16],
 }
@@ -48,16 +52,31 @@ pub(crate) struct Login {
 impl Login {
     /// A user with a password.
     pub(crate) fn new(user: &str, password: &str) -> Self {
-        let key = Md5::digest(format!("{user}:{REALM}:{password}")).into();
-        Self { user: user.to_owned(), key }
+        Self::of(REALM, user, password)
+    }
+
+    /// A user of another realm.
+    pub(crate) fn of(realm: &'static str, user: &str, password: &str) -> Self {
+        let key = Md5::digest(format!("{user}:{realm}:{password}")).into();
+        Self { user: user.to_owned(), realm, is_hashed: false, key }
+    }
+
+    /// The same, and the name is sent as USERHASH (RFC 8489 §14.4).
+    pub(crate) fn hashed(self) -> Self {
+        Self { is_hashed: true, ..self }
     }
 
     /// Time-limited credentials: base64 of HMAC-SHA1(secret, user name).
     pub(crate) fn limited(expiry_unix_secs: u64, secret: &str) -> Self {
+        Self::limited_of(REALM, expiry_unix_secs, secret)
+    }
+
+    /// The same for another realm.
+    pub(crate) fn limited_of(realm: &'static str, expiry_unix_secs: u64, secret: &str) -> Self {
         let user = format!("{expiry_unix_secs}:somebody");
         let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).unwrap();
         mac.update(user.as_bytes());
-        Self::new(&user, &STANDARD.encode(mac.finalize().into_bytes()))
+        Self::of(realm, &user, &STANDARD.encode(mac.finalize().into_bytes()))
     }
 
     /// When time-limited credentials end, seconds since 1970.
@@ -83,6 +102,8 @@ pub(crate) struct Client {
     nonce: Vec<u8>,
     /// MOBILITY-TICKET; perhaps none.
     ticket: Vec<u8>,
+    /// The realm that the server named.
+    pub(crate) realm: String,
     requests: u8,
     /// Its relayed transport address; of two, that of IPv4.
     pub(crate) relayed: SocketAddr,
@@ -139,7 +160,15 @@ impl Client {
         let socket = namespace.within(|| UdpSocket::bind(from)).unwrap();
         namespace.within(|| socket.connect(server)).unwrap();
         let (login, ticket) = (self.login.clone(), self.ticket.clone());
-        let mut moved = Self { socket, login, nonce: Vec::new(), ticket, requests: 0, ..*self };
+        let mut moved = Self {
+            socket,
+            login,
+            nonce: Vec::new(),
+            ticket,
+            realm: self.realm.clone(),
+            requests: 0,
+            ..*self
+        };
         let attributes = [(AttributeType::MOBILITY_TICKET, self.ticket.clone())];
         for _ in 0..2 {
             let answer = moved.request(Method::REFRESH, &attributes, None);
@@ -200,7 +229,8 @@ impl Client {
         namespace: &Namespace,
         [from, server]: [&str; 2],
     ) -> Result<Self, u16> {
-        let login = Login { user: kid.to_owned(), key: session_key };
+        let login =
+            Login { user: kid.to_owned(), realm: REALM, is_hashed: false, key: session_key };
         let wish = (AttributeType::ACCESS_TOKEN, token);
         match Self::try_allocate(wish, namespace, from, server, login) {
             (client, None) => Ok(client),
@@ -250,10 +280,10 @@ impl Client {
         let socket = namespace.within(|| UdpSocket::bind(from)).unwrap();
         namespace.within(|| socket.connect(server)).unwrap();
         let relayed = SocketAddr::from(([0, 0, 0, 0], 0));
-        let nonce = Vec::new();
+        let (nonce, realm) = (Vec::new(), String::new());
         let ticket = Vec::new();
         let mut client =
-            Self { socket, login, nonce, ticket, requests: 0, relayed, relayed_v6: None };
+            Self { socket, login, nonce, ticket, realm, requests: 0, relayed, relayed_v6: None };
         // From IPv4 to IPv6 no relay in userspace can do it (RFC 8656 §3.7).
         let is_crossing = !server.starts_with('[') && wish.1 == family_value(Family::V6);
         let mut attributes = vec![(AttributeType::REQUESTED_TRANSPORT, vec![17, 0, 0, 0]), wish];
@@ -263,6 +293,8 @@ impl Client {
         let answer = client.request(Method::ALLOCATE, &attributes, None);
         let message = Message::parse(&answer).unwrap();
         client.nonce = message.attribute(AttributeType::NONCE).unwrap().to_vec();
+        let realm = message.attribute(AttributeType::REALM).unwrap().to_vec();
+        client.realm = String::from_utf8(realm).unwrap();
         let answer = client.request(Method::ALLOCATE, &attributes, None);
         (client, answer)
     }
@@ -400,8 +432,15 @@ impl Client {
             writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
         }
         if !self.nonce.is_empty() {
-            writer.attribute(AttributeType::USERNAME, self.login.user.as_bytes());
-            writer.attribute(AttributeType::REALM, REALM.as_bytes());
+            let Login { user, realm, is_hashed, .. } = &self.login;
+            match is_hashed {
+                true => {
+                    let hash = Sha256::digest(format!("{user}:{realm}"));
+                    writer.attribute(AttributeType::USERHASH, &hash);
+                }
+                false => writer.attribute(AttributeType::USERNAME, user.as_bytes()),
+            }
+            writer.attribute(AttributeType::REALM, realm.as_bytes());
             writer.attribute(AttributeType::NONCE, &self.nonce);
             writer.integrity(|header, body| {
                 let mut mac = Hmac::<Sha1>::new_from_slice(&self.login.key).unwrap();

@@ -1,15 +1,21 @@
 //! Users and secrets in a real Redis: looked up, rotated, killed, slow, locked.
 
 use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::Test;
-use crate::client::{Login, with_echo};
+use crate::client::{Ends, Login, with_echo};
 use crate::credentials::{
-    LONG, LOUD, PEER, assert_unsaid, attempt, relays, unix_secs, until_refused, until_taken,
+    ELSEWHERE, LONG, LOUD, OTHER_REALM, PEER, assert_unsaid, attempt, attempt_there, relays,
+    unix_secs, until_refused, until_taken,
 };
 use crate::needs::Need::{Namespaces, Redis};
 use crate::relay::{Plan, Relay, Rig, command};
@@ -21,6 +27,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("redis_has_users_and_secrets", &[Namespaces, Redis], used),
     ("redis_killed_stops_only_who_is_not_known", &[Namespaces, Redis], killed),
     ("redis_that_hangs_holds_up_nobody_else", &[Namespaces, Redis], hangs),
+    ("redis_has_two_realms_and_may_forbid_one", &[Namespaces, Redis], realms),
+    ("redis_with_odd_values_is_read_within_bounds", &[Namespaces, Redis], odd),
+    ("redis_that_is_none_lets_nobody_in", &[Namespaces, Redis], garbage),
     ("redis_that_is_locked_or_not_there_is_no_reason_not_to_start", &[Namespaces, Redis], locked),
 ];
 
@@ -238,10 +247,155 @@ fn locked(rig: &Rig) {
     drop(starts_without("redis://127.0.0.1/0", wants));
     drop(starts_without("redis://:hush-no@127.0.0.1/0", wants));
     // As little as is needed.
-    let user = "ACL SETUSER turnpike on >hush-acl resetchannels ~turn/* -@all +mget +scan +ping";
+    let user =
+        "ACL SETUSER turnpike on >hush-acl resetchannels ~turn/* -@all +getrange +scan +ping";
     assert_eq!(redis.ask(&user.split(' ').collect::<Vec<_>>()), "OK");
     let plan = plan("redis://turnpike:hush-acl@127.0.0.1/0", HASTY);
     let relay = Relay::start(rig, &topology.relay, &plan);
     attempt(&topology, &carol).ok().unwrap();
     assert_unsaid(&relay, SECRET_PARTS);
+}
+
+fn realms(rig: &Rig) {
+    let topology = Topology::two_armed(None);
+    let redis = Server::start(&topology.relay, "");
+    let users = "turn/realm/elsewhere.test/user";
+    let secrets = "turn/realm/elsewhere.test/secret";
+    redis.set(&format!("{USERS}/carol/password"), "hush-here");
+    redis.set(&format!("{SECRETS}/1"), "hush-west");
+    redis.set(&format!("{users}/carol/password"), "hush-there");
+    redis.set(&format!("{secrets}/1"), "hush-east");
+    let user =
+        "ACL SETUSER turnpike on >hush-acl resetchannels ~turn/* -@all +getrange +scan +ping";
+    assert_eq!(redis.ask(&user.split(' ').collect::<Vec<_>>()), "OK");
+    let plan = plan("redis://turnpike:hush-acl@127.0.0.1/0", &format!("{HASTY}\n{OTHER_REALM}"));
+    let relay = Relay::start(rig, &topology.relay, &plan);
+    let end = unix_secs() + 3600;
+    let here = [Login::new("carol", "hush-here"), Login::limited(end, "hush-west")];
+    let there = [
+        Login::of(ELSEWHERE, "carol", "hush-there"),
+        Login::limited_of(ELSEWHERE, end, "hush-east"),
+    ];
+    for (here, there) in here.iter().zip(&there) {
+        attempt(&topology, here).ok().unwrap();
+        attempt_there(&topology, there).ok().unwrap();
+        assert_eq!(attempt(&topology, there).err(), Some(401));
+        assert_eq!(attempt_there(&topology, here).err(), Some(401));
+    }
+    for login in [Login::new("carol", "hush-there"), Login::limited(end, "hush-east")] {
+        assert_eq!(attempt(&topology, &login).err(), Some(401), "{login:?}");
+    }
+    assert_eq!(relay.metrics().value("turnpike_credentials{kind=\"secrets\"}"), 2);
+    // One realm's keys are forbidden: those who are in the other notice nothing.
+    let only = "ACL SETUSER turnpike resetkeys ~turn/realm/end-to-end.test/*";
+    assert_eq!(redis.ask(&only.split(' ').collect::<Vec<_>>()), "OK");
+    until_up(&relay, 0);
+    let dave = Login::of(ELSEWHERE, "dave", "hush-dave");
+    assert_eq!(attempt_there(&topology, &dave).err(), Some(500));
+    redis.set(&format!("{USERS}/dave/password"), "hush-dave");
+    until_taken(&topology, &Login::new("dave", "hush-dave"));
+    redis.set(&format!("{SECRETS}/2"), "hush-south");
+    until_taken(&topology, &Login::limited(end, "hush-south"));
+    attempt_there(&topology, &there[1]).ok().unwrap();
+    let log = relay.log();
+    assert!(log.contains("its ACL forbids") && log.contains(ELSEWHERE), "{log}");
+    assert_eq!(log.matches("Redis fails").count(), 1, "not each time: {log}");
+    assert_unsaid(&relay, &[SECRET_PARTS, &["carol", "dave"]].concat());
+}
+
+fn odd(rig: &Rig) {
+    let topology = Topology::two_armed(None);
+    let redis = Server::start(&topology.relay, "");
+    let carol = Login::new("carol", "hush-carol");
+    let plan = plan("redis://127.0.0.1/0", HASTY);
+    let usual = {
+        let relay = Relay::start(rig, &topology.relay, &plan);
+        assert_eq!(attempt(&topology, &carol).err(), Some(401));
+        relay.peak_memory_kib()
+    };
+    let longest = "h".repeat(1024);
+    redis.set(&format!("{USERS}/carol/password"), "hush-carol");
+    redis.set(&format!("{USERS}/long/password"), &longest);
+    redis.set(&format!("{USERS}/longer/password"), &format!("{longest}h"));
+    redis.set(&format!("{SECRETS}/good"), "hush-west");
+    // 100 MB, as a password, as a key and as a secret.
+    for key in ["user/vast/password", "user/wide/key", "secret/vast"] {
+        let key = format!("turn/realm/end-to-end.test/{key}");
+        assert_eq!(redis.ask(&["SETRANGE", &key, "100000000", "x"]), "100000001");
+    }
+    for key in ["user/listed/password", "secret/listed"] {
+        let key = format!("turn/realm/end-to-end.test/{key}");
+        assert_eq!(redis.ask(&["LPUSH", &key, "hush-carol"]), "1");
+    }
+    let relay = Relay::start(rig, &topology.relay, &plan);
+    for login in [&carol, &Login::new("long", &longest)] {
+        attempt(&topology, login).ok().unwrap();
+    }
+    for (user, password) in
+        [("longer", longest.as_str()), ("vast", "x"), ("wide", "x"), ("listed", "hush-carol")]
+    {
+        assert_eq!(attempt(&topology, &Login::new(user, password)).err(), Some(401), "{user}");
+    }
+    attempt(&topology, &Login::limited(unix_secs() + 3600, "hush-west")).ok().unwrap();
+    let metrics = relay.metrics();
+    assert_eq!(metrics.value("turnpike_redis_up"), 1);
+    assert_eq!(metrics.value("turnpike_credentials{kind=\"secrets\"}"), 1);
+    assert_eq!(metrics.value("turnpike_look_ups_total{outcome=\"failed\"}"), 0);
+    let peak = relay.peak_memory_kib();
+    assert!(peak < usual + 60_000, "{peak} KiB, {usual} are usual: a value of 100 MB was read");
+    assert_unsaid(&relay, SECRET_PARTS);
+}
+
+/// Works while whoever connects to 127.0.0.1:6379 is told `answer` and then nothing.
+fn with_impostor<T>(namespace: &Namespace, answer: &[u8], work: impl FnOnce() -> T) -> T {
+    let listener = namespace.within(|| TcpListener::bind("127.0.0.1:6379")).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((mut stream, _)) => {
+                        stream.set_nonblocking(false).unwrap();
+                        stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+                        // Whoever has hung up by now has heard enough.
+                        let _ = stream.read(&mut [0; 64]);
+                        let _ = stream.write_all(answer);
+                    }
+                    Err(_) => thread::sleep(Duration::from_millis(10)),
+                }
+            }
+        });
+        let _ends = Ends(&is_over);
+        work()
+    })
+}
+
+fn garbage(rig: &Rig) {
+    let topology = Topology::two_armed(None);
+    let carol = Login::new("carol", "hush-carol");
+    let nested = [b"*1\r\n".repeat(200), b"$1\r\nx\r\n".to_vec()].concat();
+    let answers: [&[u8]; 4] = [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\x16\x03\x01\0\x05\0\xff",
+        b"+PONG\r\n:1\r\n",
+        &nested,
+    ];
+    for answer in answers {
+        with_impostor(&topology.relay, answer, || {
+            let plan = plan("redis://127.0.0.1/0", "timeout_ms = 200");
+            let mut relay = Relay::start(rig, &topology.relay, &plan);
+            attempt(&topology, &Login::new("alice", "wonderland")).ok().unwrap();
+            assert_eq!(attempt(&topology, &carol).err(), Some(500));
+            until_up(&relay, 0);
+            assert!(relay.is_alive() && relay.log().contains("Redis fails"), "{}", relay.log());
+            assert_unsaid(&relay, SECRET_PARTS);
+        });
+    }
+    // When the real one comes, nothing of that matters.
+    let relay = Relay::start(rig, &topology.relay, &plan("redis://127.0.0.1/0", HASTY));
+    let redis = Server::start(&topology.relay, "");
+    redis.set(&format!("{USERS}/carol/password"), "hush-carol");
+    until_up(&relay, 1);
+    until_taken(&topology, &carol);
 }

@@ -257,6 +257,14 @@ impl<'n> Relay<'n> {
         self.process.child.try_wait().unwrap().is_none()
     }
 
+    /// The most memory that it ever had, KiB.
+    pub(crate) fn peak_memory_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.child.id()));
+        let status = status.unwrap();
+        let mut lines = status.lines().filter_map(|line| line.strip_prefix("VmHWM:"));
+        lines.next().unwrap().trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.process.child.id().try_into().unwrap()).unwrap();

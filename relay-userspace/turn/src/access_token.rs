@@ -6,11 +6,12 @@ use std::fmt;
 
 use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes128Gcm, Aes256Gcm};
+use relay_common::addr::ServerAddr;
 use zeroize::Zeroizing;
 
-use crate::Turn;
 use crate::key::{KEY_BYTES_MAX, Key};
 use crate::request::Request;
+use crate::{RealmId, Turn};
 
 /// Bytes of a nonce of AES-GCM.
 const NONCE_BYTES: usize = 12;
@@ -147,12 +148,20 @@ fn left(unix_secs: u64, issued: u64, lifetime_secs: u32) -> Option<u32> {
 }
 
 impl Turn {
+    /// The tokens that are taken at a server address: those of the default realm there, and none
+    /// elsewhere, for a token names no realm and would be good in each.
+    pub(crate) fn access_tokens(&self, server: ServerAddr) -> Option<&AccessTokens> {
+        let tokens = self.offers.access_tokens.as_ref();
+        tokens.filter(|_| self.realms.at(server) == RealmId::DEFAULT)
+    }
+
     /// The lifetime that a request gets, seconds, at least 1: not more than what is left of its
     /// token (RFC 7635 §9), or with `strict_expiry` of its time-limited credentials.
     pub(crate) fn lifetime_secs(&self, request: &Request<'_>, asked: Option<u32>) -> u32 {
         let lifetime_secs = self.limits.lifetime_secs(asked);
         let token_end = request.token.map(|token| token.ends_unix_secs);
-        let end = token_end.or_else(|| self.strict_end(request.username));
+        let server = request.reply_to.five_tuple.server;
+        let end = token_end.or_else(|| self.strict_end(server, request.username));
         end.map_or(lifetime_secs, |end| {
             let left = end.saturating_sub(request.now.unix_secs);
             lifetime_secs.min(u32::try_from(left).unwrap_or(u32::MAX)).max(1)

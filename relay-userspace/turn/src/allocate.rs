@@ -129,8 +129,8 @@ impl Turn {
     /// What an allocation is charged for, within the quotas.
     fn seat(&self, request: &Request<'_>) -> Result<Seat, Reject> {
         let five_tuple = &request.reply_to.five_tuple;
-        let user = self.charged(request.username);
-        let seat = self.ledger.enter(&self.limits, user, five_tuple.client.ip());
+        let user = self.charged(five_tuple.server, request.username);
+        let seat = self.ledger.enter(&self.limits, &user, five_tuple.client.ip());
         seat.map_err(|quota| self.over(quota, five_tuple))
     }
 

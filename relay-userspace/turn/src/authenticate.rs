@@ -105,12 +105,15 @@ impl Turn {
     ) -> Result<Session<'a>, Reject> {
         let claim = Claim::of(message)?;
         let choice = self.algorithms.choose(claim.nonce, message)?;
-        // A name or a realm that is not known; a password or a token that is not right.
+        // A name that is not known, a realm that is not the one of this address; a password or a
+        // token that is not right.
+        let realm = self.realms.name(self.realms.at(five_tuple.server));
         let known = Some(&claim)
-            .filter(|claim| claim.realm == self.realm.as_bytes())
+            .filter(|claim| claim.realm == realm.as_bytes())
             .and_then(|claim| self.know(now, (five_tuple, message), choice, claim))
             .ok_or(Reject::Unauthenticated)?;
-        // A nonce that is too old, not of this client, or not ours.
+        // A nonce that is too old, not of this client, or not ours. It is of no realm: it says only
+        // that its client hears what is sent to its address; the key is of the realm.
         if !self.nonces.is_good(now.unix_secs, five_tuple.client, claim.nonce) {
             return Err(Reject::StaleNonce);
         }
@@ -131,7 +134,7 @@ impl Turn {
         claim: &Claim<'a>,
     ) -> Option<Known<'a>> {
         let is_right = |key: &Key| key.verifies(claim.kind, &claim.integrity);
-        let token = match (claim.token, &self.offers.access_tokens) {
+        let token = match (claim.token, self.access_tokens(five_tuple.server)) {
             (Some(token), Some(tokens)) => {
                 // A token has no hashed name: USERNAME names its key.
                 let Name::Plain(kid) = claim.name else { return None };
@@ -155,14 +158,14 @@ impl Turn {
                 token,
             });
         }
+        let users = self.users(five_tuple.server);
         let username = match claim.name {
             Name::Plain(username) => Cow::Borrowed(username),
-            Name::Hashed(hash) => Cow::Owned(self.users.name_of(hash)?.to_vec()),
+            Name::Hashed(hash) => Cow::Owned(users.name_of(hash)?.to_vec()),
         };
-        let key = self
-            .users
+        let key = users
             .passwords(now.unix_secs, &username)
-            .filter_map(|secret| secret.key_of(choice.algorithm, &username, &self.realm))
+            .filter_map(|secret| secret.key_of(choice.algorithm, &username, users.realm()))
             .find(is_right)?;
         let key_kind = match choice.algorithm {
             PasswordAlgorithm::Md5 => KeyKind::Md5,

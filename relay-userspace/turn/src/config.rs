@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use relay_common::wire::channel_data::ChannelRange;
 
-use crate::{Credentials, Ledger, LookUps, Offers, Policy};
+use crate::{Credentials, Ledger, LookUps, Offers, Policy, Realm};
 
 /// Everything a [`crate::Turn`] is told at start.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub struct Config {
     pub realm: String,
     /// Who may allocate.
     pub credentials: Credentials,
+    /// Other realms, each with addresses that `realm` is not at: no address in two of them.
+    pub realms: Vec<Realm>,
     /// Where relayed transport addresses come from; at least one. The one that the client came by
     /// is preferred; else the first of the wanted family with a free port is taken, in turn.
     pub relay_addresses: Vec<RelayAddress>,

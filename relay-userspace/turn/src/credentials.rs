@@ -13,14 +13,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use md5::Md5;
+use relay_common::addr::ServerAddr;
 use sha1::Sha1;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::Turn;
 use crate::algorithms::PasswordAlgorithm;
 use crate::key::{Key, userhash};
 use crate::look_up::Directory;
+use crate::{RealmId, Turn};
 
 /// What a user proves to know. Shown to nobody, and wiped when dropped.
 #[derive(Clone)]
@@ -157,40 +158,59 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// [`Credentials`] and whom a look-up found, to be asked by name.
-pub(crate) struct Users {
-    pub(crate) credentials: Credentials,
+/// The users of one realm, to be asked by name: its [`Credentials`], and whom a look-up found.
+#[derive(Clone, Copy)]
+pub(crate) struct Users<'t> {
+    realm: &'t str,
+    credentials: &'t Credentials,
     /// Who is looked up elsewhere; `None`: nobody.
-    pub(crate) directory: Option<Directory>,
+    directory: Option<(&'t Directory, RealmId)>,
 }
 
-impl Users {
-    pub(crate) fn new(credentials: &Credentials, directory: Option<Directory>) -> Self {
-        Self { credentials: credentials.clone(), directory }
+impl<'t> Users<'t> {
+    pub(crate) const fn new(
+        realm: &'t str,
+        credentials: &'t Credentials,
+        directory: Option<(&'t Directory, RealmId)>,
+    ) -> Self {
+        Self { realm, credentials, directory }
+    }
+
+    /// What the realm is called.
+    pub(crate) const fn realm(self) -> &'t str {
+        self.realm
     }
 
     /// Whether the name is not a time-limited one, whatever it looks like.
-    pub(crate) fn is_static(&self, user: &[u8]) -> bool {
+    pub(crate) fn is_static(self, user: &[u8]) -> bool {
         self.expiry(user).is_none()
     }
 
     /// The user name behind a USERHASH.
-    pub(crate) fn name_of(&self, userhash: &[u8]) -> Option<&[u8]> {
+    pub(crate) fn name_of(self, userhash: &[u8]) -> Option<&'t [u8]> {
         self.credentials.userhashes.get(userhash).map(|name| &**name)
+    }
+
+    /// Whether anybody is looked up elsewhere.
+    pub(crate) const fn are_looked_up(self) -> bool {
+        self.directory.is_some()
     }
 
     /// What the user may know now, each made when it is asked for: one password or key of a
     /// static user or of one that was looked up, one password of each secret for a time-limited
     /// name, none for anybody else.
-    pub(crate) fn passwords<'a>(
-        &'a self,
+    pub(crate) fn passwords(
+        self,
         unix_secs: u64,
-        user: &'a [u8],
-    ) -> impl Iterator<Item = Secret> + 'a {
+        user: &'t [u8],
+    ) -> impl Iterator<Item = Secret> + 't {
         let expiry = self.expiry(user);
         let is_in_time = expiry.is_some_and(|expiry| unix_secs < expiry);
         let secrets = if is_in_time { &*self.credentials.secrets } else { &[] };
-        let found = || self.directory.as_ref()?.found(unix_secs, user);
+        let found = || {
+            let (directory, realm) = self.directory?;
+            directory.found(unix_secs, realm, user)
+        };
         let known =
             self.credentials.users.get(user).or_else(|| found().filter(|_| expiry.is_none()));
         let derived = secrets.iter().map(|secret| Secret::Password(rest_password(secret, user)));
@@ -198,16 +218,17 @@ impl Users {
     }
 
     /// Whether it is known here who the user is, or is not.
-    pub(crate) fn is_decided(&self, unix_secs: u64, user: &[u8]) -> bool {
-        let directory = self.directory.as_ref();
+    pub(crate) fn is_decided(self, unix_secs: u64, user: &[u8]) -> bool {
+        let remembers =
+            |(directory, realm): (&Directory, RealmId)| directory.remembers(unix_secs, realm, user);
         self.credentials.users.contains_key(user)
             || self.expiry(user).is_some()
-            || directory.is_none_or(|directory| directory.remembers(unix_secs, user))
+            || self.directory.is_none_or(remembers)
     }
 
     /// When the credentials of a time-limited name end, seconds since 1970; `None` for others.
     /// Without a secret, no name is a time-limited one.
-    fn expiry(&self, user: &[u8]) -> Option<u64> {
+    fn expiry(self, user: &[u8]) -> Option<u64> {
         let is_other =
             self.credentials.secrets.is_empty() || self.credentials.users.contains_key(user);
         if is_other { None } else { expiry(user) }
@@ -215,15 +236,9 @@ impl Users {
 }
 
 impl Turn {
-    /// Takes other credentials from now on. Allocations stay; their next request is judged by the
-    /// new ones.
-    pub fn replace_credentials(&mut self, credentials: Credentials) {
-        self.users.credentials = credentials;
-    }
-
-    /// When `strict_expiry` ends the allocations of a user, seconds since 1970.
-    pub(crate) fn strict_end(&self, user: &[u8]) -> Option<u64> {
-        self.limits.strict_expiry.then(|| self.users.expiry(user)).flatten()
+    /// When `strict_expiry` ends the allocations of a user of a server address, seconds since 1970.
+    pub(crate) fn strict_end(&self, server: ServerAddr, user: &[u8]) -> Option<u64> {
+        self.limits.strict_expiry.then(|| self.users(server).expiry(user)).flatten()
     }
 }
 
@@ -246,14 +261,18 @@ fn rest_password(secret: &str, user: &[u8]) -> Zeroizing<String> {
 mod tests {
     use super::*;
 
-    fn accepted(users: &Users, unix_secs: u64, user: &str, password: &str) -> bool {
+    fn accepted(all: &Credentials, unix_secs: u64, user: &str, password: &str) -> bool {
         let password = Secret::from(password.to_owned());
-        users.passwords(unix_secs, user.as_bytes()).any(|good| good == password)
+        users(all).passwords(unix_secs, user.as_bytes()).any(|good| good == password)
     }
 
-    fn users() -> Users {
+    fn some() -> Credentials {
         let users = [("bob".to_owned(), "pw".to_owned()), ("77:x".to_owned(), "pw".to_owned())];
-        Users::new(&Credentials::new(users, vec!["old".to_owned(), "new".to_owned()]), None)
+        Credentials::new(users, vec!["old".to_owned(), "new".to_owned()])
+    }
+
+    fn users(all: &Credentials) -> Users<'_> {
+        Users::new("example.org", all, None)
     }
 
     #[test]
@@ -265,20 +284,20 @@ mod tests {
     #[test]
     fn static_users_and_every_secret_are_good_at_once() {
         let password = |secret: &str, user: &str| rest_password(secret, user.as_bytes());
-        assert!(accepted(&users(), 0, "bob", "pw"));
-        assert!(!accepted(&users(), 0, "bob", "wp"));
-        assert!(!accepted(&users(), 0, "eve", "pw"));
+        assert!(accepted(&some(), 0, "bob", "pw"));
+        assert!(!accepted(&some(), 0, "bob", "wp"));
+        assert!(!accepted(&some(), 0, "eve", "pw"));
         for secret in ["old", "new"] {
             for user in ["100", "100:", "100:a:b"] {
-                assert!(accepted(&users(), 99, user, &password(secret, user)), "{secret} {user}");
-                assert!(!accepted(&users(), 100, user, &password(secret, user)), "one past");
+                assert!(accepted(&some(), 99, user, &password(secret, user)), "{secret} {user}");
+                assert!(!accepted(&some(), 100, user, &password(secret, user)), "one past");
             }
         }
-        assert!(!accepted(&users(), 99, "100:a", &password("other", "100:a")));
-        assert!(accepted(&users(), 0, "77:x", "pw"), "a static user comes first");
-        assert!(!accepted(&users(), 0, "77:x", &password("old", "77:x")));
+        assert!(!accepted(&some(), 99, "100:a", &password("other", "100:a")));
+        assert!(accepted(&some(), 0, "77:x", "pw"), "a static user comes first");
+        assert!(!accepted(&some(), 0, "77:x", &password("old", "77:x")));
         for user in ["", ":a", "x100:a", "+100:a", "-1", "99999999999999999999999:a"] {
-            assert!(!accepted(&users(), 0, user, &password("old", user)), "{user}");
+            assert!(!accepted(&some(), 0, user, &password("old", user)), "{user}");
         }
     }
 
@@ -327,9 +346,8 @@ mod tests {
 
     #[test]
     fn without_a_secret_no_name_is_a_time_limited_one() {
-        let none = Users::new(&Credentials::default(), None);
-        assert_eq!(none.expiry(b"100:a"), None);
-        assert_eq!(users().expiry(b"100:a"), Some(100));
-        assert_eq!(users().expiry(b"77:x"), None, "a static user");
+        assert_eq!(users(&Credentials::default()).expiry(b"100:a"), None);
+        assert_eq!(users(&some()).expiry(b"100:a"), Some(100));
+        assert_eq!(users(&some()).expiry(b"77:x"), None, "a static user");
     }
 }

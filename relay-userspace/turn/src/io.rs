@@ -8,7 +8,7 @@ use relay_common::addr::{Family, FiveTuple, PeerAddr, RelayedAddr};
 use relay_common::wire::attribute::Icmp;
 use relay_common::wire::channel_data::ChannelNumber;
 
-use crate::{Denial, LookedUp, Quota};
+use crate::{Denial, LookedUp, Quota, RealmId};
 
 /// The time, read once by the driver for each input.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -75,6 +75,8 @@ pub enum Input<'a> {
     },
     /// The answer to [`Output::LookUp`].
     LookedUp {
+        /// Of which realm.
+        realm: RealmId,
         /// Whom it is about.
         user: &'a [u8],
         /// What it is.
@@ -147,6 +149,8 @@ pub enum Output {
     /// Find out whether there is such a user, and answer with [`Input::LookedUp`], whatever
     /// happens: requests wait for it.
     LookUp {
+        /// In which realm.
+        realm: RealmId,
         /// The name, as the client wrote it: any 1–508 bytes.
         user: Box<[u8]>,
     },

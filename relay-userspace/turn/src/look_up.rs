@@ -14,7 +14,7 @@ use crate::reject::Reject;
 use crate::reply::ReplyTo;
 use crate::snapshot::{DropReason, LookUpOutcome, RequestMethod};
 use crate::throttle::Throttle;
-use crate::{Now, Output, Secret, Turn};
+use crate::{Now, Output, RealmId, Secret, Turn};
 
 /// Users that are looked up at the same time, at most.
 const WAITING_MAX: usize = 64;
@@ -59,7 +59,7 @@ pub(crate) struct Directory {
     terms: LookUps,
     found: Remembered<Secret>,
     absent: Remembered<()>,
-    waiting: BTreeMap<Box<[u8]>, Vec<Parked>>,
+    waiting: BTreeMap<(RealmId, Box<[u8]>), Vec<Parked>>,
 }
 
 /// A request that waits.
@@ -80,27 +80,29 @@ impl Directory {
     }
 
     /// What a user who was found proves to know.
-    pub(crate) fn found(&self, unix_secs: u64, user: &[u8]) -> Option<&Secret> {
-        self.found.good(unix_secs, user)
+    pub(crate) fn found(&self, unix_secs: u64, realm: RealmId, user: &[u8]) -> Option<&Secret> {
+        self.found.good(unix_secs, realm, user)
     }
 
     /// Whether a look-up of the user has an answer that is still good.
-    pub(crate) fn remembers(&self, unix_secs: u64, user: &[u8]) -> bool {
-        self.found(unix_secs, user).is_some() || self.absent.good(unix_secs, user).is_some()
+    pub(crate) fn remembers(&self, unix_secs: u64, realm: RealmId, user: &[u8]) -> bool {
+        self.found(unix_secs, realm, user).is_some()
+            || self.absent.good(unix_secs, realm, user).is_some()
     }
 
     /// Lets a request wait. Tells whether its user is to be looked up now, or why it cannot wait.
     fn park(
         &mut self,
         now: Now,
-        user: &[u8],
+        (realm, user): (RealmId, &[u8]),
         parked: Parked,
         throttle: &Throttle,
     ) -> Result<Wait, DropReason> {
+        let who = (realm, user.into());
         if parked.datagram.len() > PARKED_BYTES_MAX {
             return Err(DropReason::LookUpBusy);
         }
-        if let Some(others) = self.waiting.get_mut(user) {
+        if let Some(others) = self.waiting.get_mut(&who) {
             if others.contains(&parked) {
                 return Err(DropReason::LookUpPending);
             }
@@ -117,28 +119,35 @@ impl Directory {
         if !throttle.admit(now, parked.five_tuple.client.ip(), rate) {
             return Err(DropReason::RateLimited);
         }
-        self.waiting.insert(user.into(), vec![parked]);
+        self.waiting.insert(who, vec![parked]);
         Ok(Wait::First)
     }
 
     /// Takes an answer. Whether requests of the user can be judged now.
-    fn learn(&mut self, unix_secs: u64, user: &[u8], answer: &LookedUp) -> LookUpOutcome {
+    fn learn(
+        &mut self,
+        unix_secs: u64,
+        (realm, user): (RealmId, &[u8]),
+        answer: &LookedUp,
+    ) -> LookUpOutcome {
         let terms = self.terms;
         match answer {
             LookedUp::Found(secret) => {
                 let good_until = unix_secs + u64::from(terms.cache_secs.max(1));
                 let kept_until = good_until + u64::from(terms.stale_secs);
-                self.absent.forget(user);
-                self.found.insert(unix_secs, user, secret.clone(), good_until, kept_until);
+                let answer = Answer::new(secret.clone(), unix_secs, good_until, kept_until);
+                self.absent.forget(realm, user);
+                self.found.insert(realm, user, answer);
                 LookUpOutcome::Found
             }
             LookedUp::Absent => {
                 let good_until = unix_secs + u64::from(terms.negative_cache_secs.max(1));
-                self.found.forget(user);
-                self.absent.insert(unix_secs, user, (), good_until, good_until);
+                let answer = Answer::new((), unix_secs, good_until, good_until);
+                self.found.forget(realm, user);
+                self.absent.insert(realm, user, answer);
                 LookUpOutcome::Absent
             }
-            LookedUp::Failed if self.found.extend(unix_secs, user, STALE_RETRY_SECS) => {
+            LookedUp::Failed if self.found.extend(unix_secs, realm, user, STALE_RETRY_SECS) => {
                 LookUpOutcome::Stale
             }
             LookedUp::Failed => LookUpOutcome::Failed,
@@ -178,11 +187,12 @@ impl Turn {
         ) else {
             return false;
         };
+        let id = self.realms.at(five_tuple.server);
         // Whatever else is wrong with it, authentication finds.
-        if self.users.directory.is_none()
+        if !self.realms.users(id).are_looked_up()
             || !is_signed
             || !RequestMethod::of(message.method()).is_some_and(asks_for_credentials)
-            || realm != self.realm.as_bytes()
+            || realm != self.realms.name(id).as_bytes()
             || self.is_by_token(five_tuple, message)
         {
             return false;
@@ -191,13 +201,15 @@ impl Turn {
             self.refuse(now, five_tuple, message, Reject::StaleNonce);
             return true;
         }
-        if self.users.is_decided(now.unix_secs, user) {
+        if self.realms.users(id).is_decided(now.unix_secs, user) {
             return false;
         }
-        let Some(directory) = self.users.directory.as_mut() else { return false };
+        let Some(directory) = self.realms.directory.as_mut() else { return false };
         let parked = Parked { five_tuple, datagram: datagram.into() };
-        match directory.park(now, user, parked, self.ledger.look_ups()) {
-            Ok(Wait::First) => self.outputs.push_back(Output::LookUp { user: user.into() }),
+        match directory.park(now, (id, user), parked, self.ledger.look_ups()) {
+            Ok(Wait::First) => {
+                self.outputs.push_back(Output::LookUp { realm: id, user: user.into() });
+            }
             Ok(Wait::WithOthers) => {}
             Err(reason) => self.stats.count_dropped(reason),
         }
@@ -206,10 +218,10 @@ impl Turn {
 
     /// The answer to [`Output::LookUp`]: the requests that wait for it are judged, or told that
     /// they cannot be (RFC 8489 §14.8: 500, try again).
-    pub(crate) fn looked_up(&mut self, now: Now, user: &[u8], answer: &LookedUp) {
-        let Some(directory) = self.users.directory.as_mut() else { return };
-        let Some(parked) = directory.waiting.remove(user) else { return };
-        let outcome = directory.learn(now.unix_secs, user, answer);
+    pub(crate) fn looked_up(&mut self, now: Now, realm: RealmId, user: &[u8], answer: &LookedUp) {
+        let Some(directory) = self.realms.directory.as_mut() else { return };
+        let Some(parked) = directory.waiting.remove(&(realm, user.into())) else { return };
+        let outcome = directory.learn(now.unix_secs, (realm, user), answer);
         self.stats.count_look_up(outcome);
         for Parked { five_tuple, datagram } in parked {
             match (outcome, Message::parse(&datagram)) {
@@ -225,7 +237,7 @@ impl Turn {
     fn is_by_token(&self, five_tuple: FiveTuple, message: &Message<'_>) -> bool {
         let allocation = self.tables.by_five_tuple(&five_tuple);
         let allocation = allocation.or_else(|| self.named(message));
-        self.offers.access_tokens.is_some()
+        self.access_tokens(five_tuple.server).is_some()
             && (message.attribute(AttributeType::ACCESS_TOKEN).is_some()
                 || allocation.is_some_and(|allocation| allocation.token.is_some()))
     }
@@ -254,11 +266,12 @@ const fn asks_for_credentials(method: RequestMethod) -> bool {
     }
 }
 
-/// Answers by user name: a bounded number, the one that is over first goes first.
+/// Answers by realm and user name: a bounded number, the one that is over first goes first.
 struct Remembered<T> {
-    answers: BTreeMap<Box<[u8]>, Answer<T>>,
+    // Two levels, so that a name is found without a copy of it.
+    answers: BTreeMap<RealmId, BTreeMap<Box<[u8]>, Answer<T>>>,
     /// When each is forgotten.
-    ends: BTreeSet<(u64, Box<[u8]>)>,
+    ends: BTreeSet<(u64, RealmId, Box<[u8]>)>,
     max: usize,
 }
 
@@ -270,39 +283,47 @@ struct Answer<T> {
     kept_until: u64,
 }
 
+impl<T> Answer<T> {
+    const fn new(value: T, learnt: u64, good_until: u64, kept_until: u64) -> Self {
+        Self { value, learnt, good_until, kept_until }
+    }
+}
+
 impl<T> Remembered<T> {
     const fn new(max: usize) -> Self {
         Self { answers: BTreeMap::new(), ends: BTreeSet::new(), max }
     }
 
     /// What is remembered of the user. Nothing that was learnt in the future: the clock was set.
-    fn good(&self, unix_secs: u64, user: &[u8]) -> Option<&T> {
-        let answer = self.answers.get(user)?;
+    fn good(&self, unix_secs: u64, realm: RealmId, user: &[u8]) -> Option<&T> {
+        let answer = self.answers.get(&realm)?.get(user)?;
         (answer.learnt..answer.good_until).contains(&unix_secs).then_some(&answer.value)
     }
 
-    fn insert(&mut self, unix_secs: u64, user: &[u8], value: T, good_until: u64, kept_until: u64) {
-        self.forget(user);
-        while let Some((end, _)) = self.ends.first()
-            && (*end <= unix_secs || self.answers.len() >= self.max)
-            && let Some((_, other)) = self.ends.pop_first()
+    /// Remembers what was learnt now.
+    fn insert(&mut self, realm: RealmId, user: &[u8], answer: Answer<T>) {
+        self.forget(realm, user);
+        while let Some((end, ..)) = self.ends.first()
+            && (*end <= answer.learnt || self.ends.len() >= self.max)
+            && let Some((_, realm, other)) = self.ends.pop_first()
         {
-            self.answers.remove(&other);
+            self.answers.entry(realm).or_default().remove(&other);
         }
-        self.ends.insert((kept_until, user.into()));
-        let answer = Answer { value, learnt: unix_secs, good_until, kept_until };
-        self.answers.insert(user.into(), answer);
+        self.ends.insert((answer.kept_until, realm, user.into()));
+        self.answers.entry(realm).or_default().insert(user.into(), answer);
     }
 
-    fn forget(&mut self, user: &[u8]) {
-        if let Some((user, answer)) = self.answers.remove_entry(user) {
-            self.ends.remove(&(answer.kept_until, user));
+    fn forget(&mut self, realm: RealmId, user: &[u8]) {
+        let Some(answers) = self.answers.get_mut(&realm) else { return };
+        if let Some((user, answer)) = answers.remove_entry(user) {
+            self.ends.remove(&(answer.kept_until, realm, user));
         }
     }
 
     /// Takes what is stale for good a little longer, if it is still kept.
-    fn extend(&mut self, unix_secs: u64, user: &[u8], secs: u64) -> bool {
-        let Some(answer) = self.answers.get_mut(user) else { return false };
+    fn extend(&mut self, unix_secs: u64, realm: RealmId, user: &[u8], secs: u64) -> bool {
+        let answers = self.answers.get_mut(&realm);
+        let Some(answer) = answers.and_then(|answers| answers.get_mut(user)) else { return false };
         let is_kept = (answer.learnt..answer.kept_until).contains(&unix_secs);
         if is_kept {
             answer.good_until = (unix_secs + secs).min(answer.kept_until);
@@ -315,35 +336,65 @@ impl<T> Remembered<T> {
 mod tests {
     use super::*;
 
+    const REALM: RealmId = RealmId::DEFAULT;
+
+    fn count<T>(names: &Remembered<T>) -> (usize, usize) {
+        (names.answers.values().map(BTreeMap::len).sum(), names.ends.len())
+    }
+
     #[test]
     fn what_is_over_goes_first_and_there_are_never_more_than_that() {
         let mut names = Remembered::new(3);
-        for (name, end) in [("a", 30), ("b", 20), ("c", 40)] {
-            names.insert(10, name.as_bytes(), end, end, end);
+        let mut learn = |at, name: &[u8], end| {
+            names.insert(REALM, name, Answer::new(end, at, end, end));
+        };
+        for (name, end) in [(b"a", 30), (b"b", 20), (b"c", 40)] {
+            learn(10, name, end);
         }
-        names.insert(10, b"d", 50, 50, 50);
-        assert_eq!(names.good(10, b"b"), None, "its end is the next");
-        assert!(["a", "c", "d"].iter().all(|name| names.good(10, name.as_bytes()).is_some()));
-        names.insert(10, b"a", 60, 60, 60);
-        assert_eq!((names.answers.len(), names.ends.len()), (3, 3), "replaced");
-        names.insert(55, b"e", 70, 70, 70);
-        assert_eq!((names.answers.len(), names.ends.len()), (2, 2), "two were over");
-        names.forget(b"e");
-        names.forget(b"nobody");
-        assert_eq!((names.answers.len(), names.ends.len()), (1, 1));
+        learn(10, b"d", 50);
+        assert_eq!(names.good(10, REALM, b"b"), None, "its end is the next");
+        let good = |name: &&str| names.good(10, REALM, name.as_bytes()).is_some();
+        assert!(["a", "c", "d"].iter().all(good));
+        names.insert(REALM, b"a", Answer::new(60, 10, 60, 60));
+        assert_eq!(count(&names), (3, 3), "replaced");
+        names.insert(REALM, b"e", Answer::new(70, 55, 70, 70));
+        assert_eq!(count(&names), (2, 2), "two were over");
+        names.forget(REALM, b"e");
+        names.forget(REALM, b"nobody");
+        assert_eq!(count(&names), (1, 1));
+    }
+
+    #[test]
+    fn a_name_is_another_in_every_realm_and_all_realms_have_the_bound_together() {
+        let ids: Vec<_> = RealmId::first(3).collect();
+        let mut names = Remembered::new(2);
+        names.insert(ids[1], b"a", Answer::new(1, 10, 30, 30));
+        names.insert(ids[2], b"a", Answer::new(2, 10, 20, 20));
+        let good = |names: &Remembered<i32>| {
+            ids.iter().map(|id| names.good(10, *id, b"a").copied()).collect::<Vec<_>>()
+        };
+        assert_eq!(good(&names), [None, Some(1), Some(2)]);
+        assert!(!names.extend(10, ids[0], b"a", 5));
+        names.forget(ids[0], b"a");
+        names.insert(ids[0], b"a", Answer::new(0, 10, 40, 40));
+        assert_eq!(good(&names), [Some(0), Some(1), None], "its end was the next");
+        names.forget(ids[1], b"a");
+        assert_eq!(good(&names), [Some(0), None, None]);
+        assert_eq!(count(&names), (1, 1));
     }
 
     #[test]
     fn an_answer_is_good_from_when_it_was_learnt_to_its_end() {
         let mut names = Remembered::new(3);
-        names.insert(10, b"a", (), 20, 30);
+        names.insert(REALM, b"a", Answer::new((), 10, 20, 30));
         for (unix_secs, is_good) in [(9, false), (10, true), (19, true), (20, false)] {
-            assert_eq!(names.good(unix_secs, b"a").is_some(), is_good, "{unix_secs}");
+            assert_eq!(names.good(unix_secs, REALM, b"a").is_some(), is_good, "{unix_secs}");
         }
-        assert!(names.extend(20, b"a", 5) && names.good(24, b"a").is_some());
-        assert!(names.good(25, b"a").is_none());
-        assert!(names.extend(29, b"a", 5) && names.good(29, b"a").is_some());
-        assert!(names.good(30, b"a").is_none() && !names.extend(30, b"a", 5), "one past");
-        assert!(!names.extend(9, b"a", 5), "the clock was set back");
+        assert!(names.extend(20, REALM, b"a", 5) && names.good(24, REALM, b"a").is_some());
+        assert!(names.good(25, REALM, b"a").is_none());
+        assert!(names.extend(29, REALM, b"a", 5) && names.good(29, REALM, b"a").is_some());
+        assert!(names.good(30, REALM, b"a").is_none(), "one past");
+        assert!(!names.extend(30, REALM, b"a", 5));
+        assert!(!names.extend(9, REALM, b"a", 5), "the clock was set back");
     }
 }

@@ -117,7 +117,10 @@ impl Turn {
             Some(token) => held.is_some_and(|held| held.key == token.key),
             None => *allocation.username == *request.username,
         };
-        if !is_same {
+        // A name is another user in every realm.
+        let realm_of = |five_tuple: &FiveTuple| self.realms.at(five_tuple.server);
+        let is_realm = realm_of(&allocation.five_tuple) == realm_of(&request.reply_to.five_tuple);
+        if !is_same || !is_realm {
             return Err(Reject::WrongCredentials);
         }
         let five_tuple = request.reply_to.five_tuple;

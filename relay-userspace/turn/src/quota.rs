@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use relay_common::addr::ServerAddr;
 
 use crate::snapshot::Code;
 use crate::{Limits, Turn};
@@ -72,14 +73,16 @@ impl fmt::Display for Quota {
 }
 
 impl Turn {
-    /// Whom the allocations of a user name are charged to: behind the expiry of a time-limited one
-    /// is who it is. Names of nothing but an expiry are charged each by itself, and so are static
-    /// users.
-    pub(crate) fn charged<'a>(&self, username: &'a [u8]) -> &'a [u8] {
-        match behind_expiry(username) {
-            Some(user) if !self.users.is_static(username) => user,
+    /// Whom the allocations of a user name are charged to: its realm and, of a time-limited one,
+    /// who is behind the expiry. Names of nothing but an expiry are charged each by itself, and so
+    /// are static users.
+    pub(crate) fn charged(&self, server: ServerAddr, username: &[u8]) -> Vec<u8> {
+        let realm = self.realms.at(server);
+        let user = match behind_expiry(username) {
+            Some(user) if !self.realms.users(realm).is_static(username) => user,
             Some(_) | None => username,
-        }
+        };
+        [&realm.bytes(), user].concat()
     }
 }
 

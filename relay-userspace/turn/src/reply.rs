@@ -144,7 +144,8 @@ impl Turn {
         match reject {
             // What a client needs to prove who it is (RFC 8489 §9.2.4).
             Reject::Unauthenticated | Reject::StaleNonce => {
-                writer.attribute(AttributeType::REALM, self.realm.as_bytes());
+                let realm = self.realms.name(self.realms.at(to.five_tuple.server));
+                writer.attribute(AttributeType::REALM, realm.as_bytes());
                 if let Some(nonce) = nonce {
                     writer.attribute(AttributeType::NONCE, &nonce);
                 }
@@ -152,7 +153,7 @@ impl Turn {
                     writer.attribute(AttributeType::PASSWORD_ALGORITHMS, list);
                 }
                 // RFC 7635 §6.1 has it in 401 only; who is stale knows it.
-                let tokens = self.offers.access_tokens.as_ref();
+                let tokens = self.access_tokens(to.five_tuple.server);
                 if let Some(tokens) = tokens.filter(|_| *reject == Reject::Unauthenticated) {
                     let name = tokens.server_name();
                     writer.attribute(AttributeType::THIRD_PARTY_AUTHORIZATION, name);

@@ -11,12 +11,11 @@ use relay_common::wire::channel_data::ChannelRange;
 use relay_common::wire::stun::{Class, Fingerprint, Message};
 
 use crate::algorithms::Algorithms;
-use crate::credentials::Users;
-use crate::look_up::Directory;
 use crate::nonce::{Features, Nonces};
 use crate::peers::Peers;
 use crate::police::Rate;
 use crate::ports::{Place, Ports};
+use crate::realms::Realms;
 use crate::reservation::{Token, Tokens};
 use crate::tables::{KeyedHash, Tables};
 use crate::ticket::Tickets;
@@ -27,8 +26,7 @@ use crate::{Config, Discovery, DropReason, Input, Ledger, Limits, Now, Offers, O
 pub struct Turn {
     pub(crate) limits: Limits,
     pub(crate) channel_range: ChannelRange,
-    pub(crate) realm: String,
-    pub(crate) users: Users,
+    pub(crate) realms: Realms,
     pub(crate) nonces: Nonces,
     pub(crate) ledger: Ledger,
     pub(crate) algorithms: Algorithms,
@@ -60,10 +58,9 @@ impl Turn {
     /// A server without allocations.
     ///
     /// # Panics
-    /// If the realm has more than 508 bytes, which no 127 characters have.
+    /// If a realm has more than 508 bytes, which no 127 characters have.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        assert!(config.realm.len() <= 508, "a realm has at most 127 characters");
         let mut rng = ChaCha12Rng::from_seed(config.seed);
         let hash = KeyedHash::new(rng.next_u64(), rng.next_u64());
         let limits = config.limits;
@@ -77,8 +74,7 @@ impl Turn {
         Self {
             limits,
             channel_range: config.channel_range,
-            users: Users::new(&config.credentials, limits.look_ups.map(Directory::new)),
-            realm: config.realm.clone(),
+            realms: Realms::new(&config),
             nonces: Nonces::new(config.nonce_key, limits.nonce_secs, features),
             algorithms,
             offers,
@@ -121,7 +117,7 @@ impl Turn {
                 self.relay_failed(now, allocation, family);
             }
             Input::Elsewhere { five_tuple } => self.elsewhere(&five_tuple),
-            Input::LookedUp { user, answer } => self.looked_up(now, user, answer),
+            Input::LookedUp { realm, user, answer } => self.looked_up(now, realm, user, answer),
             Input::Deadline => {}
         }
     }

@@ -85,6 +85,7 @@ fn config(ledger: &Ledger) -> Config {
     Config {
         realm: "example.org".to_owned(),
         credentials: Credentials::new(users, vec!["north".to_owned()]),
+        realms: Vec::new(),
         relay_addresses: vec![relay("11.0.0.1"), relay("2a00:1::1")],
         other_addresses: Vec::new(),
         relay_ports: 50_000..=50_999,

@@ -31,6 +31,7 @@ fn server(external: Option<IpAddr>) -> Turn {
     Turn::new(Config {
         realm: "example.org".to_owned(),
         credentials: Credentials::new([], vec!["north".to_owned()]),
+        realms: Vec::new(),
         relay_addresses: vec![relay],
         other_addresses: Vec::new(),
         relay_ports: 50_000..=50_009,

@@ -8,7 +8,10 @@ fn example_keys() -> Vec<(String, String, usize)> {
     let mut section = String::new();
     let mut keys = Vec::new();
     for (index, line) in EXAMPLE.lines().enumerate() {
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        if line == REALMS {
+            keys.push((String::new(), "realms".to_owned(), index));
+            "[realms]".clone_into(&mut section);
+        } else if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             let (parent, key) = name.rsplit_once('.').unwrap_or(("", name));
             keys.push((parent.to_owned(), key.to_owned(), index));
             name.clone_into(&mut section);
@@ -21,14 +24,22 @@ fn example_keys() -> Vec<(String, String, usize)> {
     keys
 }
 
-/// What a key means nothing without.
-fn companion(key: &str) -> Option<usize> {
-    let companion = match key {
-        "token_server_name" => "tokens",
-        "domain" | "allocations" => "servers",
-        _ => return None,
+/// The section that the example leaves out as a whole.
+const REALMS: &str = "#[[realms]]";
+
+/// Lines of what a key means nothing without.
+fn companions(section: &str, key: &str) -> Vec<usize> {
+    let (of, companions): (_, &[_]) = match (section, key) {
+        ("[realms]", _) => (section, &["name", "listen", "users"]),
+        (_, "token_server_name") => (section, &["tokens"]),
+        (_, "domain" | "allocations") => (section, &["servers"]),
+        _ => return Vec::new(),
     };
-    example_keys().into_iter().find(|(_, key, _)| key == companion).map(|(_, _, index)| index)
+    let lines = example_keys().into_iter().filter(|(section, other, _)| {
+        let is_header = of == "[realms]" && section.is_empty() && other == "realms";
+        is_header || (section == of && other != key && companions.contains(&other.as_str()))
+    });
+    lines.map(|(_, _, index)| index).collect()
 }
 
 /// The example with more lines taken in.
@@ -64,7 +75,9 @@ fn the_example_names_every_key_and_no_other() {
 #[test]
 fn the_defaults_that_the_example_shows_are_the_defaults() {
     // What has no default that could be written down: the example shows what a value looks like.
-    const SAMPLES: [&str; 14] = [
+    const SAMPLES: [&str; 16] = [
+        "name",
+        "listen",
         "discovery",
         "external",
         "secrets",
@@ -80,26 +93,36 @@ fn the_defaults_that_the_example_shows_are_the_defaults() {
         "object",
         "pin",
     ];
+    const DEFAULTS: [(&str, &str); 3] =
+        [("auth.redis", "secrets"), ("metrics", "listen"), ("", "listen")];
     let defaults = read(&example_with(&[], "secrets = [\"s1\"]")).unwrap();
     for (section, key, index) in example_keys() {
         let line = EXAMPLE.lines().nth(index).unwrap();
         let is_sample = SAMPLES.contains(&key.as_str())
-            && (section.as_str(), key.as_str()) != ("auth.redis", "secrets");
-        if is_sample {
+            && !DEFAULTS.contains(&(section.as_str(), key.as_str()));
+        let companions = companions(&section, &key);
+        let with_it = [companions.as_slice(), &[index]].concat();
+        if key == "realms" {
+            assert_eq!(line, REALMS);
+        } else if is_sample {
             let secret =
                 if key == "secrets" { "users = { a = \"b\" }" } else { "secrets = [\"s1\"]" };
             let before: Vec<_> = EXAMPLE.lines().take(index).collect();
             assert!(before[index - 1].ends_with("Example:"), "{line}");
-            let companion = companion(&key);
-            let before = read(&example_with(companion.as_slice(), secret));
-            match read(&example_with(&[companion.unwrap_or(index), index], secret)) {
+            let before = read(&example_with(&companions, secret));
+            match read(&example_with(&with_it, secret)) {
                 Ok(changed) => assert_ne!(Ok(changed), before, "{line}"),
                 // The file is not there: the name was understood.
                 Err(shown) => assert!(key.ends_with("_file") && shown.contains("cannot be read")),
             }
         } else if line.starts_with('#') {
-            let shown = read(&example_with(&[index], "secrets = [\"s1\"]"));
-            assert_eq!(shown.as_ref(), Ok(&defaults), "{line}");
+            let secret = "secrets = [\"s1\"]";
+            let shown = read(&example_with(&with_it, secret));
+            let defaults = match companions.as_slice() {
+                [] => defaults.clone(),
+                _ => read(&example_with(&companions, secret)).unwrap(),
+            };
+            assert_eq!(shown, Ok(defaults), "{line}");
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Who may allocate and for how long (RFC 8489 §9.2): users that are looked up, credentials that
 //! end, credentials that are replaced.
 
-use relay_turn::{Config, Credentials, Input, Limits, LookUpOutcome, LookUps, LookedUp, Secret};
+use relay_turn::{
+    Config, Credentials, Input, Limits, LookUpOutcome, LookUps, LookedUp, RealmId, Secret,
+};
 
 use super::script::{check, check_with, run};
 use super::world::{World, config};
@@ -125,7 +127,8 @@ fn look_ups_of_the_same_user_are_one() {
     );
     let mut world = World::new(asking());
     run(&mut world, "alice allocates user=eve => look eve; anna allocates user=eve => nothing");
-    let input = Input::LookedUp { user: b"eve", answer: &LookedUp::Failed };
+    let realm = RealmId::DEFAULT;
+    let input = Input::LookedUp { realm, user: b"eve", answer: &LookedUp::Failed };
     world.turn.handle(world.now, input);
     assert_eq!(std::iter::from_fn(|| world.turn.poll()).count(), 2, "both are told");
     assert_eq!(world.turn.snapshot().look_ups(LookUpOutcome::Failed), 1);
@@ -180,7 +183,8 @@ fn replaced_credentials_leave_allocations_alone() {
     run(&mut world, "alice allocates user=1800000000:x secret=south");
     run(&mut world, "alice permits bob user=1800000000:x secret=south");
     let users = [("user".to_owned(), Secret::key(USER_KEY).unwrap())];
-    world.turn.replace_credentials(Credentials::of(users, vec!["west".to_owned()]));
+    let new = Credentials::of(users, vec!["west".to_owned()]);
+    world.turn.replace_credentials(RealmId::DEFAULT, new);
     run(
         &mut world,
         "peer bob sends 5 to alice => to alice; \
@@ -218,7 +222,8 @@ fn a_strict_lifetime_ends_with_the_credentials() {
 fn a_look_up_that_is_not_asked_for_is_no_input() {
     let mut world = World::new(config());
     let found = LookedUp::Found("pass".to_owned().into());
-    world.turn.handle(world.now, Input::LookedUp { user: b"eve", answer: &found });
+    let realm = RealmId::DEFAULT;
+    world.turn.handle(world.now, Input::LookedUp { realm, user: b"eve", answer: &found });
     assert_eq!(world.turn.poll(), None);
     run(&mut world, "alice allocates user=eve => only 401");
 }

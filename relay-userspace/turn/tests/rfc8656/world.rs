@@ -11,7 +11,7 @@ use relay_common::wire::attribute::{self, AttributeType, Icmp};
 use relay_common::wire::stun::{Class, Fingerprint, Message, Method};
 use relay_turn::{
     AllocationId, Binding, Config, Credentials, Fragments, Input, Ledger, Limits, Listed, LookedUp,
-    Now, Offers, Output, Permission, Policy, Refusal, RelayAddress, Rules, Turn,
+    Now, Offers, Output, Permission, Policy, RealmId, Refusal, RelayAddress, Rules, Turn,
 };
 
 use super::describe::drops;
@@ -41,6 +41,7 @@ pub(crate) fn config() -> Config {
     Config {
         realm: REALM.to_owned(),
         credentials: Credentials::new(users, vec!["north".to_owned(), "south".to_owned()]),
+        realms: Vec::new(),
         relay_addresses: vec![relay("11.0.0.1"), relay("2a00:1::1")],
         other_addresses: vec!["13.0.0.1".parse().unwrap()],
         relay_ports: 50_000..=50_009,
@@ -224,7 +225,8 @@ impl World {
     pub(crate) fn answer_look_up(&mut self, user: &str, answer: &LookedUp, name: &str) -> String {
         self.looked_up.retain(|other| other != user);
         let (datagram, signed) = self.last[name].clone();
-        let input = Input::LookedUp { user: user.as_bytes(), answer };
+        let (realm, user) = super::rfc8489::realms::read(user);
+        let input = Input::LookedUp { realm, user, answer };
         self.input(name, input, &datagram, &signed)
     }
 
@@ -391,7 +393,7 @@ impl World {
                 self.datapath(&output)
             }
             Output::HintChannelNumber => "hint".to_owned(),
-            Output::LookUp { user } => self.look_up(&user),
+            Output::LookUp { realm, user } => self.look_up(realm, &user),
             Output::Refused(refusal) => return self.note(&refusal),
         };
         vec![text]
@@ -444,8 +446,8 @@ impl World {
         format!("forbid {}", permission.peer)
     }
 
-    fn look_up(&mut self, user: &[u8]) -> String {
-        let user = String::from_utf8(user.to_vec()).unwrap();
+    fn look_up(&mut self, realm: RealmId, user: &[u8]) -> String {
+        let user = super::rfc8489::realms::name(realm, user);
         assert!(!self.looked_up.contains(&user), "one at a time");
         self.looked_up.push(user.clone());
         format!("look {user}")
@@ -511,7 +513,8 @@ impl World {
         assert_eq!(value(AttributeType::SOFTWARE), software.map(str::as_bytes));
         self.client(name).reply = bytes.to_vec();
         if let Some(nonce) = value(AttributeType::NONCE) {
-            assert_eq!(value(AttributeType::REALM), Some(REALM.as_bytes()));
+            let realm = super::rfc8489::realms::of(self.client(name).five_tuple.server);
+            assert_eq!(value(AttributeType::REALM), Some(realm.as_bytes()));
             self.client(name).nonce = nonce.to_vec();
             let attributes = message.attributes().map(|a| (a.kind, a.value.to_vec()));
             self.client(name).challenge = attributes.collect();

@@ -124,6 +124,7 @@ impl Rules {
         Config {
             realm: REALM.to_owned(),
             credentials: accounts.credentials(self.has_userhashes),
+            realms: Vec::new(),
             relay_addresses: relayed.filter(|(_, has)| *has).map(|(address, _)| address).collect(),
             other_addresses: self.other_addresses(),
             relay_ports: self.ports(shard),

@@ -217,7 +217,7 @@ impl World {
             Output::Forbid(permission) => self.datapath.forbid(shard, &permission),
             // For the log.
             Output::Refused(_) | Output::HintChannelNumber => {}
-            Output::LookUp { user } => {
+            Output::LookUp { user, .. } => {
                 self.shards[shard].look_ups.push(user.to_vec());
                 actual.look_ups.push(user.into_vec());
             }

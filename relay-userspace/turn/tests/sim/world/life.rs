@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use relay_common::abi::NEXT_HOP_VALID;
+use relay_turn::RealmId;
 
 use super::host::hop;
 use super::{World, shards};
@@ -85,7 +86,8 @@ impl World {
 
     pub(super) fn replace(&mut self, accounts: Accounts) {
         for shard in &mut self.shards {
-            shard.turn.replace_credentials(accounts.credentials(self.rules.has_userhashes));
+            let credentials = accounts.credentials(self.rules.has_userhashes);
+            shard.turn.replace_credentials(RealmId::DEFAULT, credentials);
         }
         self.model.accounts = accounts;
     }

@@ -1,6 +1,6 @@
 //! Users that a shard wants to be looked up: answers come late, in any order, or not at all.
 
-use relay_turn::{Input, LookUpOutcome, LookedUp};
+use relay_turn::{Input, LookUpOutcome, LookedUp, RealmId};
 
 use super::World;
 use crate::model::wire::Stun;
@@ -33,7 +33,7 @@ impl World {
         self.steps += 1;
         self.trace.event(self.now.ns, "looked up", || format!("{user:02x?}: {answer:?}"));
         let known = self.model.looked_up(self.now, shard, &user, &answer, password.as_ref());
-        let input = Input::LookedUp { user: &user, answer: &answer };
+        let input = Input::LookedUp { realm: RealmId::DEFAULT, user: &user, answer: &answer };
         let mut actual = self.input(shard, input, &[]);
         let left = actual.clone();
         let (parked, outcome) = known.map_or((Vec::new(), None), |(p, o)| (p, Some(o)));
