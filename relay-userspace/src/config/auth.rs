@@ -8,8 +8,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use redis::IntoConnectionInfo;
+use redis::{ConnectionAddr, IntoConnectionInfo};
 use relay_turn::Secret as Password;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use toml::Spanned;
 use zeroize::Zeroizing;
 
@@ -261,6 +264,8 @@ const SHARED_SECRETS: [(&str, SharedSecrets); 3] =
 /// Reads `[auth.redis]`: nothing without `url`.
 fn redis<'t>(reader: &mut Reader<'t>, section: &Section<'t>) -> Option<Redis> {
     let url = reader.text(section, "url");
+    let ca_file = reader.text(section, "ca_file");
+    let ca = ca_file.as_ref().and_then(|name| ca(reader, name));
     let prefix = reader.text(section, "prefix");
     if let Some(prefix) = prefix.as_ref().filter(|prefix| {
         prefix.get_ref().is_empty() || prefix.get_ref().chars().any(char::is_control)
@@ -277,12 +282,22 @@ fn redis<'t>(reader: &mut Reader<'t>, section: &Section<'t>) -> Option<Redis> {
     let secrets_refresh_secs = number("secrets_refresh_secs", 10, 1..=3600);
     let look_ups_per_sec = number("look_ups_per_sec", 64, 1..=1_000_000);
     let url = url?;
-    if url.get_ref().into_connection_info().is_err() {
+    let info = url.get_ref().into_connection_info().ok();
+    let address = info.as_ref().map(|info| info.addr());
+    let is_tls = matches!(address, Some(ConnectionAddr::TcpTls { .. }));
+    // Not to verify is not to be had: there is `ca_file`.
+    let is_insecure = matches!(address, Some(ConnectionAddr::TcpTls { insecure: true, .. }));
+    let is_url = info.is_some() && !is_insecure;
+    if !is_url {
         // The value may hold a password.
         reader.report(&url, Fault::BadRedisUrl);
     }
+    if let Some(name) = ca_file.as_ref().filter(|_| is_url && !is_tls) {
+        reader.report(name, Fault::CaWithoutTls);
+    }
     Some(Redis {
         url: Secret::new(url.get_ref())?,
+        ca,
         prefix,
         shared_secrets: shared_secrets.unwrap_or(SharedSecrets::Keys),
         timeout_ms,
@@ -292,6 +307,25 @@ fn redis<'t>(reader: &mut Reader<'t>, section: &Section<'t>) -> Option<Redis> {
         secrets_refresh_secs,
         look_ups_per_sec,
     })
+}
+
+/// The certificates in a file, PEM.
+fn ca(reader: &mut Reader<'_>, name: &Text<'_>) -> Option<Vec<u8>> {
+    let path = resolve(reader, name);
+    let pem = match fs::read(&path) {
+        Ok(pem) => pem,
+        Err(error) => {
+            reader.report(name, Fault::UnreadableNamed(path, error));
+            return None;
+        }
+    };
+    let mut roots = RootCertStore::empty();
+    let are_good = CertificateDer::pem_slice_iter(&pem)
+        .all(|certificate| certificate.is_ok_and(|certificate| roots.add(certificate).is_ok()));
+    if !are_good || roots.is_empty() {
+        reader.report(name, Fault::NoCertificates(path));
+    }
+    Some(pem)
 }
 
 /// A relative name starts at the directory of the configuration file.

@@ -128,10 +128,18 @@ pub(super) enum Fault {
     )]
     NoCredentials,
     #[error(
-        "`url` must be redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE] or redis+unix:///SOCKET; \
-         the connection is not encrypted: use a socket, or a network that nobody listens to"
+        "`url` must be rediss://[USER:PASSWORD@]HOST[:PORT][/DATABASE] (TLS), redis://… the same \
+         without TLS, for a network that nobody listens to, or redis+unix:///SOCKET"
     )]
     BadRedisUrl,
+    #[error("`ca_file` is for TLS; write `url` as rediss://…, or remove it")]
+    CaWithoutTls,
+    #[error(
+        "{} has no certificates in PEM, or one that is none; put the certificate of the authority \
+         there that signed Redis'",
+        .0.display()
+    )]
+    NoCertificates(PathBuf),
     #[error("`prefix` must not be empty or have control characters; \"turn\" is the usual one")]
     BadRedisPrefix,
     #[error(

@@ -126,6 +126,8 @@ pub(crate) struct Realm {
 pub(crate) struct Redis {
     /// Where it is; may hold a password. Understood by the `redis` crate.
     pub(crate) url: Secret,
+    /// With TLS, certificates of who may vouch for it, PEM; `None`: whom the machine trusts.
+    pub(crate) ca: Option<Vec<u8>>,
     /// What all keys start with.
     pub(crate) prefix: String,
     /// How secrets are kept there.

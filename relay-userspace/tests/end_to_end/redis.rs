@@ -1,13 +1,15 @@
 //! Users and secrets in a real Redis: looked up, rotated, killed, slow, locked.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -29,6 +31,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("redis_that_hangs_holds_up_nobody_else", &[Namespaces, Redis], hangs),
     ("redis_has_two_realms_and_may_forbid_one", &[Namespaces, Redis], realms),
     ("redis_with_odd_values_is_read_within_bounds", &[Namespaces, Redis], odd),
+    ("redis_by_tls_proves_who_it_is", &[Namespaces, Redis], tls),
     ("redis_that_is_none_lets_nobody_in", &[Namespaces, Redis], garbage),
     ("redis_that_is_locked_or_not_there_is_no_reason_not_to_start", &[Namespaces, Redis], locked),
 ];
@@ -45,9 +48,34 @@ struct Server {
     password: &'static str,
 }
 
+/// A certification authority that only its test trusts.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// Writes its certificate, and key and certificate of a server by that name.
+    fn write(&self, place: &Path, name: &str) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        fs::write(place.join("ca.pem"), self.0.pem()).unwrap();
+        fs::write(place.join("server.pem"), certificate.pem()).unwrap();
+        fs::write(place.join("server.key"), key.serialize_pem()).unwrap();
+    }
+}
+
 impl Server {
     fn start(namespace: &Namespace, password: &'static str) -> Self {
-        let place = tempfile::tempdir().unwrap();
+        Self::start_with(tempfile::tempdir().unwrap(), namespace, password)
+    }
+
+    /// With TLS on port 6380 if there is a certificate in `place`.
+    fn start_with(place: TempDir, namespace: &Namespace, password: &'static str) -> Self {
         let path = |name: &str| place.path().join(name);
         let log = File::create(path("log")).unwrap();
         let mut command = Command::new("redis-server");
@@ -55,6 +83,12 @@ impl Server {
         command.arg("--dir").arg(place.path()).arg("--unixsocket").arg(path("socket"));
         if !password.is_empty() {
             command.args(["--requirepass", password]);
+        }
+        if path("server.pem").exists() {
+            command.args(["--tls-port", "6380", "--tls-auth-clients", "no"]);
+            command.arg("--tls-cert-file").arg(path("server.pem"));
+            command.arg("--tls-key-file").arg(path("server.key"));
+            command.arg("--tls-ca-cert-file").arg(path("ca.pem"));
         }
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let child = namespace.within(|| command.spawn()).unwrap();
@@ -398,4 +432,43 @@ fn garbage(rig: &Rig) {
     redis.set(&format!("{USERS}/carol/password"), "hush-carol");
     until_up(&relay, 1);
     until_taken(&topology, &carol);
+}
+
+fn tls(rig: &Rig) {
+    let topology = Topology::two_armed(None);
+    let carol = Login::new("carol", "hush-carol");
+    let place = tempfile::tempdir().unwrap();
+    Authority::new().write(place.path(), "127.0.0.1");
+    let strangers = tempfile::tempdir().unwrap();
+    Authority::new().write(strangers.path(), "127.0.0.1");
+    let redis = Server::start_with(place, &topology.relay, "hush-hush");
+    redis.set(&format!("{USERS}/carol/password"), "hush-carol");
+    redis.set(&format!("{SECRETS}/1"), "hush-west");
+    let ca = |place: &TempDir| format!("{HASTY}\nca_file = {:?}", place.path().join("ca.pem"));
+    // Who is not spoken to with TLS waits for the end of what he takes for a command.
+    let soon = |more: String| more.replace("10_000", "300");
+    let url = "rediss://:hush-hush@127.0.0.1:6380/0";
+    {
+        let relay = Relay::start(rig, &topology.relay, &plan(url, &ca(&redis.place)));
+        attempt(&topology, &carol).ok().unwrap();
+        attempt(&topology, &Login::limited(unix_secs() + 3600, "hush-west")).ok().unwrap();
+        assert_eq!(relay.metrics().value("turnpike_redis_up"), 1);
+        assert_unsaid(&relay, SECRET_PARTS);
+    }
+    // Signed by somebody else; by nobody whom this machine trusts; under another name; no TLS.
+    let elsewhere = "rediss://:hush-hush@localhost:6380/0";
+    for (url, more, said) in [
+        (url, ca(&strangers), "invalid peer certificate"),
+        (url, HASTY.to_owned(), "invalid peer certificate"),
+        (elsewhere, ca(&redis.place), "invalid peer certificate"),
+        ("rediss://:hush-hush@127.0.0.1:6379/0", soon(ca(&redis.place)), "Redis fails"),
+        ("redis://:hush-hush@127.0.0.1:6380/0", soon(HASTY.to_owned()), "Redis fails"),
+    ] {
+        let relay = Relay::start(rig, &topology.relay, &plan(url, &more));
+        assert!(relay.log().contains(said), "{url}: {}", relay.log());
+        assert_eq!(attempt(&topology, &carol).err(), Some(500), "{url}");
+        attempt(&topology, &Login::new("alice", "wonderland")).ok().unwrap();
+        assert_eq!(relay.metrics().value("turnpike_redis_up"), 0);
+        assert_unsaid(&relay, SECRET_PARTS);
+    }
 }

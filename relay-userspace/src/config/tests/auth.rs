@@ -65,7 +65,12 @@ fn redis_is_asked_if_it_has_a_url() {
     assert_eq!(minimal().auth.redis, None);
     let alone = "realm = \"r\"\nlisten.udp = [\"192.0.2.1:3478\"]\n[auth.redis]\n";
     assert!(read(alone).unwrap_err().contains("no user and no secret"));
-    for url in ["redis://10.0.0.9", "redis://a:b@[::1]:1/3", "redis+unix:///run/redis.sock"] {
+    for url in [
+        "redis://10.0.0.9",
+        "redis://a:b@[::1]:1/3",
+        "redis+unix:///run/redis.sock",
+        "rediss://:hush@redis.example.org:6380/1",
+    ] {
         let redis = read(&format!("{alone}url = \"{url}\"\n")).unwrap().auth.redis.unwrap();
         assert_eq!(redis.url.expose(), url);
         assert_eq!((redis.prefix.as_str(), redis.timeout_ms), ("turn", 500));
@@ -76,10 +81,10 @@ fn redis_is_asked_if_it_has_a_url() {
         assert_eq!((redis.secrets_refresh_secs, redis.look_ups_per_sec), (10, 64));
         assert_eq!(redis.shared_secrets, SharedSecrets::Keys);
     }
-    let bad_url = "`url` must be redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE] or \
-                   redis+unix:///SOCKET; the connection is not encrypted: use a socket, or a \
-                   network that nobody listens to";
-    for url in ["", "10.0.0.9:6379", "rediss://hush@10.0.0.9", "http://x", "redis://h/hush"] {
+    let bad_url = "`url` must be rediss://[USER:PASSWORD@]HOST[:PORT][/DATABASE] (TLS), redis://… \
+                   the same without TLS, for a network that nobody listens to, or \
+                   redis+unix:///SOCKET";
+    for url in ["", "10.0.0.9:6379", "rediss://h#insecure", "http://x", "redis://h/hush"] {
         check(&format!("[auth.redis]\nurl = \"{url}\""), &format!("t.toml:8:7: {bad_url}"));
     }
     check(
@@ -99,6 +104,35 @@ fn redis_is_asked_if_it_has_a_url() {
         "[auth.redis]\nuri = \"x\"",
         "t.toml:8:1: unknown key `uri` in `[auth.redis]`; did you mean `url`?",
     );
+}
+
+#[test]
+fn whom_redis_is_vouched_for_by_is_read_and_only_for_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["redis.example.org".to_owned()]).unwrap();
+    let pem = made.cert.pem();
+    fs::write(dir.path().join("ca.pem"), &pem).unwrap();
+    fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    fs::write(dir.path().join("junk.pem"), pem.replace("MII", "JJJ")).unwrap();
+    let load = |url: &str, file: &str| {
+        let path = dir.path().join("t.toml");
+        let text = format!("{MINIMAL}[auth.redis]\nurl = \"{url}\"\nca_file = \"{file}\"\n");
+        fs::write(&path, text).unwrap();
+        Config::load(&path).map(|config| config.auth.redis.unwrap().ca)
+    };
+    assert_eq!(load("rediss://h", "ca.pem").unwrap(), Some(pem.into_bytes()));
+    for (url, file, said) in [
+        ("rediss://h", "none.pem", "t.toml:9:11: "),
+        ("rediss://h", "none.pem", "none.pem cannot be read"),
+        ("rediss://h", "key.pem", "key.pem has no certificates in PEM, or one that is none"),
+        ("rediss://h", "junk.pem", "junk.pem has no certificates in PEM, or one that is none"),
+        ("redis://h", "ca.pem", "9:11: `ca_file` is for TLS; write `url` as rediss://…, or remove"),
+        ("redis+unix:///s", "ca.pem", "`ca_file` is for TLS"),
+    ] {
+        let shown = load(url, file).unwrap_err().to_string();
+        assert!(shown.starts_with("1 error in") && shown.contains(said), "{shown}");
+    }
+    assert_eq!(minimal().auth.redis, None);
 }
 
 #[test]
@@ -148,7 +182,7 @@ fn secrets_are_never_shown() {
         "users.alice.wonder = \"wonderland\"",
         "users = { alice = \"0xwonderland\" }",
         "redis.url = \"redis://:wonderland@h:99999\"",
-        "redis.url = \"rediss://:wonderland@h\"",
+        "redis.url = \"redis://h/:wonderland@h\"",
         "redis.prefix = \"x\"\nredis.url = { a = \"wonderland\" }",
     ] {
         let shown = read(&format!("{MINIMAL}{broken}")).unwrap_err();

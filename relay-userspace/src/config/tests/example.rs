@@ -75,7 +75,7 @@ fn the_example_names_every_key_and_no_other() {
 #[test]
 fn the_defaults_that_the_example_shows_are_the_defaults() {
     // What has no default that could be written down: the example shows what a value looks like.
-    const SAMPLES: [&str; 16] = [
+    const SAMPLES: [&str; 17] = [
         "name",
         "listen",
         "discovery",
@@ -85,6 +85,7 @@ fn the_defaults_that_the_example_shows_are_the_defaults() {
         "users",
         "users_file",
         "url",
+        "ca_file",
         "tokens",
         "token_server_name",
         "servers",

@@ -4,7 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError,
+    TlsCertificates,
+};
 use tokio::time;
 
 use crate::config::Redis;
@@ -18,7 +21,16 @@ pub(super) async fn connect(redis: &Redis) -> Result<MultiplexedConnection, Redi
 async fn open(redis: &Redis, limit: Duration) -> Result<MultiplexedConnection, RedisError> {
     let info = redis.url.expose().into_connection_info()?;
     let settings = info.redis_settings().clone().set_skip_set_lib_name();
-    let client = Client::open(info.set_redis_settings(settings))?;
+    let info = info.set_redis_settings(settings);
+    let client = match info.addr() {
+        ConnectionAddr::TcpTls { .. } => {
+            // Only the first time; later there is one, which is as good.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let root_cert = redis.ca.clone();
+            Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert })?
+        }
+        _ => Client::open(info)?,
+    };
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(limit))
         .set_response_timeout(Some(limit));
