@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,9 @@ use super::document::{Reader, Section, Text};
 use super::fault::{ConfigErrors, Fault, Problem, Warning};
 use super::offers::prepared;
 use super::{Auth, EXAMPLE_SECRET, Redis, SharedSecrets};
+
+/// Bytes of a file with users or secrets: some hundred thousand of them.
+const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// A shared secret, not empty. Shown to nobody: not by `Debug`, not in an error.
 #[derive(Clone, PartialEq, Eq)]
@@ -150,8 +154,8 @@ impl Reading {
         content: &'static str,
         take: fn(&mut Logins, &str) -> Result<(), Fault>,
     ) {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => Zeroizing::new(text),
+        let text = match text_of(path, FILE_BYTES_MAX) {
+            Ok(text) => text,
             Err(error) => {
                 return self.report(path, None, Fault::UnreadableNamed(path.to_owned(), error));
             }
@@ -175,6 +179,19 @@ impl Reading {
         let place = line.map(|line| (line, 1));
         self.problems.push(Problem { file: path.to_owned(), place, fault });
     }
+}
+
+/// All of a file, unless it is longer than any may be, or has no end.
+fn text_of(path: &Path, bytes_max: u64) -> io::Result<Zeroizing<String>> {
+    let file = File::open(path)?;
+    let bytes = file.metadata()?.len().min(bytes_max) + 1;
+    // Of a file that is what it says, no second copy is made that would not be wiped.
+    let mut text = Zeroizing::new(String::with_capacity(usize::try_from(bytes).unwrap_or(0)));
+    file.take(bytes_max + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > bytes_max {
+        return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+    }
+    Ok(text)
 }
 
 /// Users and secrets that a section names.
@@ -335,4 +352,19 @@ pub(super) fn resolve(reader: &Reader<'_>, name: &Text<'_>) -> PathBuf {
 
 fn is_world_readable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_up_to_its_bound_and_not_one_byte_past() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (bytes, is_read) in [(0, true), (1000, true), (1001, false)] {
+            file.as_file().set_len(bytes).unwrap();
+            let length = text_of(file.path(), 1000).ok().map(|text| text.len() as u64);
+            assert_eq!(length, is_read.then_some(bytes));
+        }
+    }
 }

@@ -291,6 +291,7 @@ fn reading_hint(error: &io::Error) -> &'static str {
         }
         io::ErrorKind::PermissionDenied => "let the user that turnpike runs as read it",
         io::ErrorKind::InvalidData => "it must be UTF-8 text",
+        io::ErrorKind::FileTooLarge => "it may have 16 MiB",
         _ => "check the path",
     }
 }

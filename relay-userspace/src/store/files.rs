@@ -20,6 +20,9 @@ use crate::config::Sources;
 /// who writes it has finished then.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Mistakes that the log shows of each reading: a file that is none has one in each line.
+const FAULTS_MAX: usize = 20;
+
 /// What tells one content of a file from another: whose it is, how long, and when it changed.
 /// `None`: there is no file.
 type Stamp = Option<[i128; 5]>;
@@ -66,7 +69,10 @@ pub(super) async fn follow(
                     }
                     let (users, secrets) =
                         (reading.listed.users.len(), reading.listed.secrets.len());
-                    let is_new = store.replace_listed(realm, reading.listed);
+                    // Of many users it takes a while, in which others are to be served.
+                    let (listed, taking) = (reading.listed, store.clone());
+                    let taking = spawn_blocking(move || taking.replace_listed(realm, listed));
+                    let Ok(is_new) = taking.await else { return };
                     if is_new || cause == Cause::Hangup {
                         store.status.count_taken();
                         let changed = is_new;
@@ -78,11 +84,12 @@ pub(super) async fn follow(
                 }
                 Err(errors) => {
                     store.status.count_refused();
-                    for line in errors.lines() {
+                    for line in errors.lines().take(FAULTS_MAX) {
                         error!("{line}");
                     }
+                    let more = errors.lines().count().saturating_sub(FAULTS_MAX);
                     let kept = "users and secrets are not read again: what was good before stays";
-                    error!(realm = name, "{kept}");
+                    error!(realm = name, more, "{kept}");
                 }
             }
             read = Some(stamps.clone());

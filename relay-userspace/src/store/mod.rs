@@ -11,6 +11,7 @@ use std::time::Duration;
 use relay_turn::{Credentials, LookedUp, RealmId};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
 use tokio::time;
 
 use crate::config::{Config, Logins, Realm, Secret};
@@ -123,7 +124,7 @@ impl Store {
             // Wiping many takes time: no shard is to be the last that has them.
             tokio::spawn(async move {
                 time::sleep(KEPT).await;
-                drop(old);
+                spawn_blocking(move || drop(old));
             });
         }
         is_new

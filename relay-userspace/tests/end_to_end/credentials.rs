@@ -178,6 +178,9 @@ fn broken(rig: &Rig) {
     relay.signal(Signal::HUP);
     refused(&relay, 3);
     assert!(relay.is_alive());
+    // What is no such file at all does not fill the log: 100 lines, and the file that is not there.
+    files.replace("users", &"hush\n".repeat(100));
+    wait::until("what is left out is said", LONG, || relay.log().contains("more=81").then_some(()));
     files.replace("secrets", "hush-south\n");
     files.replace("users", "dave:hush-two\n");
     relay.signal(Signal::HUP);

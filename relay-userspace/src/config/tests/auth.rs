@@ -107,6 +107,14 @@ fn redis_is_asked_if_it_has_a_url() {
 }
 
 #[test]
+fn a_file_has_an_end() {
+    let path = |file: &str| format!("{MINIMAL}users_file = \"{file}\"\n");
+    let shown = read(&path("/dev/zero")).unwrap_err();
+    assert!(shown.contains("/dev/zero cannot be read") && shown.contains("16 MiB"), "{shown}");
+    assert!(read(&path("/dev/null")).unwrap_err().contains("there is nothing in it"));
+}
+
+#[test]
 fn whom_redis_is_vouched_for_by_is_read_and_only_for_tls() {
     let dir = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["redis.example.org".to_owned()]).unwrap();
