@@ -63,6 +63,7 @@ fn config() -> Config {
     let relay = |ip: &str| RelayAddress { address: ip.parse().unwrap(), external: None };
     Config {
         realm: REALM.to_owned(),
+        realms: Vec::new(),
         credentials: Credentials::new([("user".to_owned(), "pass".to_owned())], Vec::new()),
         relay_addresses: vec![relay(RELAY_V4), relay(RELAY_V6)],
         other_addresses: Vec::new(),
