@@ -10,7 +10,7 @@ use relay_common::wire::stun::Message;
 
 use crate::reject::Reject;
 use crate::reply::{ReplyTo, Success};
-use crate::request::{Answer, optional, unknown_attributes};
+use crate::request::{Answer, optional};
 use crate::{Discovery, Turn};
 
 /// CHANGE-REQUEST: answer from the other address (RFC 5780 §7.2).
@@ -63,7 +63,7 @@ impl Turn {
     pub(crate) fn binding(&self, message: &Message<'_>, reply_to: &mut ReplyTo) -> Answer {
         let asked = reply_to.five_tuple;
         let other = self.discoveries.iter().find_map(|known| known.other(asked.server.socket()));
-        let mut unknown = unknown_attributes(message);
+        let mut unknown = self.not_understood(message);
         if other.is_some() {
             unknown.retain(|kind| !OF_DISCOVERY.contains(kind));
         }

@@ -96,6 +96,12 @@ impl Turn {
 
     /// 420 if there is an attribute that must be understood and is not (RFC 8489 §6.3.1).
     fn comprehend(&self, message: &Message<'_>) -> Result<(), Reject> {
+        let unknown = self.not_understood(message);
+        if unknown.is_empty() { Ok(()) } else { Err(Reject::UnknownAttributes(unknown)) }
+    }
+
+    /// The comprehension-required attributes of a request that are not understood here, each once.
+    pub(crate) fn not_understood(&self, message: &Message<'_>) -> Vec<AttributeType> {
         let mut unknown = unknown_attributes(message);
         // RFC 7635 §7: nor is a token, where no token was asked for.
         let token = AttributeType::ACCESS_TOKEN;
@@ -103,7 +109,7 @@ impl Turn {
             unknown.truncate(UNKNOWN_ATTRIBUTES_MAX - 1);
             unknown.push(token);
         }
-        if unknown.is_empty() { Ok(()) } else { Err(Reject::UnknownAttributes(unknown)) }
+        unknown
     }
 }
 

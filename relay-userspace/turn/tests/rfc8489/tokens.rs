@@ -133,6 +133,8 @@ fn where_no_tokens_are_taken_one_is_refused() {
     check_with(config(), "alice allocates attribute=001b/20 => 420 001b");
     check_with(config(), "alice allocates; alice refreshes attribute=001b/20 => 420 001b");
     check_with(config(), "alice allocates attribute=7001 attribute=001b/20 => 420 7001001b");
+    check_with(config(), "alice asks attribute=001b/20 => 420 001b");
+    check_with(offering(), "alice asks attribute=001b/20");
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Allocate (RFC 8656 §7.2): what is asked for, and whether it can be had. What happens while
 //! addresses are being opened is `opening.rs`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::limits::prefix;
 use super::users::Session;
-use super::wire::{self, Stun};
+use super::wire::{self, Known, Stun};
 use super::{Allocation, Answer, Effect, Expected, Held, Model, Stage, Time, Who};
 
 /// What an Allocate request asks for.
@@ -54,6 +54,18 @@ impl Model {
             return Expected::Answer(Box::new(answer));
         }
         let (mut wish, mut wrong) = self.wish(now, shard, stun, session);
+        // §21.4: no client's address is one that a tunnel makes.
+        if is_tunnelled(answer.tuple.0.ip()) {
+            wrong.push(403);
+        }
+        // Check 4, §3.7: what DF was, is not seen by who would have to set it in IPv6.
+        if answer.tuple.0.is_ipv4() && self.rules.families[1] && wants_v6_whole(stun) {
+            wrong.push(420);
+            // Where 420 is told of what is perhaps unknown, this need not be looked at.
+            if self.known(stun, &[]) == Known::Yes {
+                answer.unknown.push(wire::DONT_FRAGMENT);
+            }
+        }
         let is_full = self.is_full(&mut wrong, &wish.charged, answer.tuple.0);
         let may_lack = match &wish.reserved {
             Some(Some(_)) => false,
@@ -249,4 +261,17 @@ impl Model {
     pub fn shard_of(&self, tuple: super::Tuple) -> usize {
         usize::from(tuple.0.port()) % self.rules.shards
     }
+}
+
+/// 6to4 and Teredo.
+fn is_tunnelled(ip: IpAddr) -> bool {
+    let IpAddr::V6(ip) = ip else { return false };
+    matches!(ip.octets(), [0x20, 0x02, ..] | [0x20, 0x01, 0, 0, ..])
+}
+
+/// DONT-FRAGMENT, and an IPv6 address is named.
+fn wants_v6_whole(stun: &Stun) -> bool {
+    let names_v6 = |kind| stun.value(kind).is_some_and(|value| matches!(value, [2, _, _, _]));
+    let kinds = [wire::REQUESTED_ADDRESS_FAMILY, wire::ADDITIONAL_ADDRESS_FAMILY];
+    stun.value(wire::DONT_FRAGMENT).is_some() && kinds.into_iter().any(names_v6)
 }

@@ -73,6 +73,8 @@ pub struct Answer {
     pub signed: Option<Signed>,
     /// Any of these; 0 is success.
     pub codes: Vec<u16>,
+    /// What 420 has to name, and may name beside others.
+    pub unknown: Vec<u16>,
     pub may_be_silent: bool,
     /// Of a success response.
     pub effect: Effect,
@@ -218,6 +220,7 @@ impl Model {
         match code {
             0 => self.succeeded(now, shard, answer, &stun),
             401 | 438 => self.challenged(now, client, code, &stun),
+            420 => unknown_are_named(answer, &stun),
             _ => Ok(()),
         }
     }
@@ -255,6 +258,17 @@ impl Model {
                 Ok(())
             }
         }
+    }
+}
+
+/// RFC 8489 §6.3.1, §14.10: what is not understood is named.
+fn unknown_are_named(answer: &Answer, stun: &Stun) -> Result<(), String> {
+    let named = stun.value(wire::UNKNOWN_ATTRIBUTES).ok_or("no UNKNOWN-ATTRIBUTES")?;
+    let named: Vec<u16> =
+        named.chunks_exact(2).map(|kind| u16::from_be_bytes([kind[0], kind[1]])).collect();
+    match !named.is_empty() && answer.unknown.iter().all(|kind| named.contains(kind)) {
+        true => Ok(()),
+        false => Err(format!("UNKNOWN-ATTRIBUTES: {named:04x?} for {:04x?}", answer.unknown)),
     }
 }
 

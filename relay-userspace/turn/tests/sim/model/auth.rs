@@ -45,6 +45,7 @@ impl Model {
             asked_bytes: bytes.len(),
             signed: None,
             codes: Vec::new(),
+            unknown: self.unknown(stun),
             may_be_silent: self.rules.is_throttled,
             effect: Effect::Nothing,
         }
@@ -52,7 +53,7 @@ impl Model {
 
     fn request(&mut self, now: Time, tuple: Tuple, bytes: &[u8], stun: &Stun) -> Expected {
         let mut answer = self.answer_to(tuple, bytes, stun);
-        let known = stun.known(&[]);
+        let known = self.known(stun, &[]);
         match stun.method {
             wire::BINDING => self.binding(stun, &mut answer),
             wire::ALLOCATE | wire::REFRESH | wire::CREATE_PERMISSION | wire::CHANNEL_BIND => {
@@ -83,6 +84,22 @@ impl Model {
         Expected::Answer(Box::new(answer))
     }
 
+    /// Whether a request's attributes are known; `more` are known as well.
+    pub(super) fn known(&self, stun: &Stun, more: &[u16]) -> Known {
+        stun.known(more, self.refused())
+    }
+
+    /// RFC 7635 §7: a token is unknown to who has not asked for one.
+    fn refused(&self) -> &'static [u16] {
+        if self.rules.has_tokens { &[] } else { &[wire::ACCESS_TOKEN] }
+    }
+
+    /// What is certainly not known of a request, each as often as it is there.
+    fn unknown(&self, stun: &Stun) -> Vec<u16> {
+        let kinds = stun.counting().map(|attribute| attribute.kind);
+        kinds.filter(|kind| *kind == wire::UNKNOWN || self.refused().contains(kind)).collect()
+    }
+
     fn method(
         &mut self,
         now: Time,
@@ -90,7 +107,7 @@ impl Model {
         session: &Session,
         mut answer: Answer,
     ) -> Expected {
-        if stun.known(&[]) == Known::Perhaps {
+        if self.known(stun, &[]) == Known::Perhaps {
             answer.codes.push(420);
         }
         match stun.method {
@@ -237,17 +254,18 @@ impl Model {
             return Err("REALM".to_owned());
         }
         let nonce = stun.value(wire::NONCE).ok_or("no NONCE")?.to_vec();
-        if nonce.is_empty() {
-            return Err("an empty NONCE".to_owned());
+        // RFC 8656 §5: another one each time.
+        if self.nonces.iter().any(|issued| issued.nonce == nonce) {
+            return Err("the same NONCE again".to_owned());
         }
         let offered = Some(self.offered()).filter(|offered| !offered.is_empty());
         if stun.value(wire::PASSWORD_ALGORITHMS) != offered.as_deref() {
             return Err("PASSWORD-ALGORITHMS".to_owned());
         }
-        // §9.2, §18.1: the bits are part of the nonce, so that nobody can take them away.
+        // §9.2, §18.1: the bits are part of every nonce, so that nobody can take them away.
         let bits = u8::from(offered.is_some()) << 7 | u8::from(self.rules.has_userhashes) << 6;
         let promise = [COOKIE, STANDARD.encode([bits, 0, 0]).as_bytes()].concat();
-        if nonce.starts_with(if bits == 0 { COOKIE } else { &promise }) != (bits != 0) {
+        if !nonce.starts_with(&promise) {
             return Err("the nonce's security features".to_owned());
         }
         let party = stun.value(wire::THIRD_PARTY_AUTHORIZATION);

@@ -30,14 +30,14 @@ impl Model {
     pub(super) fn indication(&self, now: Time, tuple: Tuple, stun: &Stun) -> Expected {
         match self.unwrapped(now, tuple, stun) {
             None => Expected::Silence,
-            Some(sent) if stun.known(&[]) == Known::Perhaps => Expected::PerhapsRelay(sent),
+            Some(sent) if stun.known(&[], &[]) == Known::Perhaps => Expected::PerhapsRelay(sent),
             Some(sent) => self.data(sent),
         }
     }
 
     /// §11.2.
     fn unwrapped(&self, _now: Time, tuple: Tuple, stun: &Stun) -> Option<Sent> {
-        if stun.method != wire::SEND || stun.known(&[]) == Known::No {
+        if stun.method != wire::SEND || stun.known(&[], &[]) == Known::No {
             return None;
         }
         let named = stun.address(wire::XOR_PEER_ADDRESS)?;

@@ -23,7 +23,7 @@ impl Model {
         let (client, server) = answer.tuple;
         let is_here = self.rules.is_discovering && server.is_ipv4();
         let more = [wire::CHANGE_REQUEST, wire::PADDING, wire::RESPONSE_PORT];
-        let known = stun.known(if is_here { &more } else { &[] });
+        let known = self.known(stun, if is_here { &more } else { &[] });
         answer.effect = Effect::Reflexive;
         answer.codes = match known {
             Known::Yes => vec![0],

@@ -28,6 +28,7 @@ pub const CHANGE_REQUEST: u16 = 0x0003;
 pub const USERNAME: u16 = 0x0006;
 pub const MESSAGE_INTEGRITY: u16 = 0x0008;
 pub const ERROR_CODE: u16 = 0x0009;
+pub const UNKNOWN_ATTRIBUTES: u16 = 0x000A;
 pub const CHANNEL_NUMBER: u16 = 0x000C;
 pub const LIFETIME: u16 = 0x000D;
 pub const XOR_PEER_ADDRESS: u16 = 0x0012;
@@ -69,7 +70,7 @@ const BASIC: [u16; 21] = [
     USERNAME,
     MESSAGE_INTEGRITY,
     ERROR_CODE,
-    0x000A,
+    UNKNOWN_ATTRIBUTES,
     CHANNEL_NUMBER,
     LIFETIME,
     XOR_PEER_ADDRESS,
@@ -168,12 +169,13 @@ impl Stun {
         self.counting().find(|attribute| attribute.kind == kind).map(|a| a.value.as_slice())
     }
 
-    /// `more` are kinds that are known as well.
-    pub fn known(&self, more: &[u16]) -> Known {
+    /// `more` are kinds that are known as well, `less` those that are not.
+    pub fn known(&self, more: &[u16], less: &[u16]) -> Known {
         let mut known = Known::Yes;
         for Attribute { kind, .. } in self.counting() {
             match *kind {
                 RESERVATION_TOKEN | 0x8000.. => {}
+                kind if less.contains(&kind) => return Known::No,
                 kind if BASIC.contains(&kind) || more.contains(&kind) => {}
                 UNKNOWN => return Known::No,
                 _ => known = Known::Perhaps,

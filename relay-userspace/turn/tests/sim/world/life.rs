@@ -14,6 +14,8 @@ use crate::rules::Rules;
 
 /// Where clients are.
 const CLIENTS: [&str; 4] = ["198.18.0.1", "198.18.0.2", "198.18.9.3", "2a00:2::1"];
+/// Where clients are that are refused: 6to4, Teredo.
+const TUNNELLED: [&str; 2] = ["2002:c612:1::1", "2001:0:c612:1::1"];
 /// Datagrams that wait for a process that is stopped.
 const BACKLOG_MAX: usize = 24;
 
@@ -53,7 +55,8 @@ impl World {
 
     /// An address that a client can have now; another may have had it before.
     pub(super) fn free_address(&mut self) -> SocketAddr {
-        let all: Vec<SocketAddr> = (CLIENTS.iter())
+        let ips: &[&str] = if self.random.one_in(16) { &TUNNELLED } else { &CLIENTS };
+        let all: Vec<SocketAddr> = (ips.iter())
             .flat_map(|ip| (6000..6004).map(move |port| SocketAddr::new(ip.parse().unwrap(), port)))
             .filter(|address| self.clients.iter().all(|client| client.address != *address))
             .collect();
