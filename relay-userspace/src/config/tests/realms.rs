@@ -88,8 +88,9 @@ fn a_realm_has_a_name_an_address_and_somebody() {
         ],
     );
     let long = OTHER.replace("other.example", &"a".repeat(65));
-    let bad = "`name` must have 1 to 64 bytes and no control characters: each first answer to \
-               anybody carries it, and must not be much larger than the question; shorten it";
+    let bad = "`name` must have 1 to 64 bytes, and no control characters, quotes or backslashes: \
+               each first answer to anybody carries it, and must not be much larger than the \
+               question; shorten it";
     check(&format!("{long}secrets = [\"s\"]"), &[&format!("t.toml:8:8: {bad}")]);
     check(
         "realms = \"other\"",
