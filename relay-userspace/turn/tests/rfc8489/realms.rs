@@ -4,8 +4,8 @@
 use relay_common::addr::ServerAddr;
 use relay_common::wire::attribute::AttributeType as A;
 use relay_turn::{
-    AccessTokens, Config, Credentials, Input, Limits, LookUpOutcome, LookUps, LookedUp, Realm,
-    RealmId, TokenKey,
+    AccessTokens, Config, Credentials, Input, Limits, LookUpOutcome, LookUps, LookedUp, Mobility,
+    Offers, Realm, RealmId, TokenKey,
 };
 
 use crate::script::run;
@@ -263,5 +263,22 @@ fn a_user_is_found_by_a_hash_in_its_realm() {
         hashing,
         "alice allocates hashed user=zoe password=pw => 401; \
          anna allocates hashed user=other password=word there => 401",
+    );
+}
+
+#[test]
+fn a_ticket_moves_nothing_from_one_realm_to_another() {
+    let offers = Offers { mobility: Some(Mobility { shard: 0 }), ..Offers::default() };
+    let config = || Config { offers: offers.clone(), ..two() };
+    // The same name is another user there.
+    check_with(
+        config(),
+        "alice allocates ticket=none; anna refreshes ticket=alice there password=ssap => 441; \
+         anna permits bob there password=ssap => 437; alice refreshes",
+    );
+    check_with(
+        config(),
+        "anna allocates ticket=none there password=ssap; alice refreshes ticket=anna => 441; \
+         amy refreshes ticket=anna there password=ssap => only adopt amy, ok 600 ticket",
     );
 }
