@@ -213,6 +213,8 @@ impl Plan<'_> {
     /// Writes the link header's addresses; a family writes its EtherType.
     #[inline(always)]
     pub(crate) fn write_link(&self, eth: &mut Ethernet) {
+        // As words, here and below: fields and arrays are copied in steps of their alignment, which
+        // on BPF is sixteen bits at a time.
         let NextHop { dst_mac: [a, b, c], src_mac: [d, e, f], .. } = *self.hop;
         let macs: [u32; 3] = zerocopy::transmute!([a, b, c, d, e, f]);
         [eth.dst, eth.src] = zerocopy::transmute!(macs);
