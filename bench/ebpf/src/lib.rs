@@ -96,6 +96,9 @@ pub mod map {
     pub const GENERATOR_STATE: &str = "GENERATOR_STATE";
     /// A [`GeneratorFlow`](crate::packet::GeneratorFlow) for each flow.
     pub const GENERATOR_FLOWS: &str = "GENERATOR_FLOWS";
+    /// A [`LeanFlow`](crate::packet::LeanFlow) for each flow of the lean generator, which has a
+    /// [`GeneratorFlow`](crate::packet::GeneratorFlow) of the first one only.
+    pub const LEAN_FLOWS: &str = "LEAN_FLOWS";
     /// The frame that is sent next; behind the headers, what userspace filled it with.
     pub const IMAGE: &str = "IMAGE";
     /// The MAC addresses that the redirector writes: destination, source.

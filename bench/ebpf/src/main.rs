@@ -18,8 +18,8 @@ use aya_ebpf::programs::XdpContext;
 use relay_bench_ebpf::arrival::Arrival;
 use relay_bench_ebpf::pace::{GeneratorConfig, GeneratorState, LEAN_BURST, Pace};
 use relay_bench_ebpf::packet::{
-    self, Checksum, GeneratorFlow, HEADER_WORDS, IMAGE_WORDS, Payload, STAMP_WORDS, SinkConfig,
-    SinkCounts, SinkFlow,
+    self, Checksum, GeneratorFlow, HEADER_WORDS, IMAGE_WORDS, LeanFlow, Payload, STAMP_WORDS,
+    SinkConfig, SinkCounts, SinkFlow,
 };
 use relay_bench_ebpf::{FLOWS_MAX, stage};
 use relay_common::wire::checksum::sum_words;
@@ -38,6 +38,8 @@ static GENERATOR_CONFIG: Array<GeneratorConfig, 1> = Array::new();
 static GENERATOR_STATE: Array<GeneratorState, 1> = Array::new();
 #[btf_map]
 static GENERATOR_FLOWS: Array<GeneratorFlow, { FLOWS_MAX as usize }> = Array::new();
+#[btf_map]
+static LEAN_FLOWS: Array<LeanFlow, { FLOWS_MAX as usize }> = Array::new();
 #[btf_map]
 static IMAGE: Array<[u64; IMAGE_WORDS], 1> = Array::new();
 #[btf_map]
@@ -253,22 +255,30 @@ fn generator_lean(ctx: XdpContext) -> u32 {
 /// Writes headers and stamp; the rest of the frame is as the test run was given it.
 #[inline(always)]
 fn stamp_lean(ctx: &XdpContext, config: &GeneratorConfig, state: &GeneratorState) -> Option<()> {
-    let flow = GENERATOR_FLOWS.get(state.flow)?;
+    let (first, flow) = (GENERATOR_FLOWS.get(0)?, LEAN_FLOWS.get(state.flow)?);
     let (start, end) = (ctx.data(), ctx.data_end());
     let head = start as *mut [u64; HEADER_WORDS];
-    let sequence = start + (config.sequence_at & 0x7E) as usize;
-    let stamp = sequence as *mut [[u16; 4]; 2];
-    if start + size_of_val(&flow.headers) > end || sequence + size_of::<[[u16; 4]; 2]>() > end {
+    let number = config.sequence_at.wrapping_sub(packet::LEAN_NUMBER_BEFORE as u32);
+    let stamp_at = start + (number & 0x7E) as usize;
+    let stamp = stamp_at as *mut [u16; packet::LEAN_STAMP_WORDS];
+    if start + size_of_val(&first.headers) > end
+        || stamp_at + size_of::<[u16; packet::LEAN_STAMP_WORDS]>() > end
+    {
         return None;
     }
-    // SAFETY: both end inside the frame, as just tested, and only one of them is used at a time.
-    // A test run's data begins at a multiple of eight, and the sequence number at an even offset.
+    let ports = (start + packet::LEAN_PORTS_AT) as *mut [u16; 2];
+    let checksum = (start + packet::LEAN_CHECKSUM_AT) as *mut u16;
+    // SAFETY: headers and stamp end inside the frame, as just tested, and ports and checksum lie
+    // in the headers; only one of the pointers is used at a time. A test run's data begins at a
+    // multiple of eight, and everything but the headers is at an even offset.
     unsafe {
-        for (index, word) in flow.headers.iter().enumerate() {
+        for (index, word) in first.headers.iter().enumerate() {
             // Volatile, or the loop becomes a call of a `memmove` by bytes.
             core::ptr::write_volatile(&raw mut (*head)[index], *word);
         }
-        *stamp = [state.sequence, packet::lean_seal(state.sequence)].map(halves);
+        *ports = flow.ports;
+        *checksum = flow.checksum;
+        *stamp = packet::lean_stamp(flow.number, state.sequence);
     }
     Some(())
 }
@@ -519,12 +529,6 @@ fn at<T>(ctx: &XdpContext, offset: usize) -> Option<&T> {
 fn word(halves: [u16; 4]) -> u64 {
     let [a, b, c, d] = halves.map(u64::from);
     a | b << 16 | c << 32 | d << 48
-}
-
-/// A word as it lies in the packet, in halfwords.
-#[inline(always)]
-fn halves(word: u64) -> [u16; 4] {
-    [word as u16, (word >> 16) as u16, (word >> 32) as u16, (word >> 48) as u16]
 }
 
 #[panic_handler]

@@ -6,6 +6,7 @@
 //! payload begins with a word.
 
 use relay_common::wire::checksum;
+use relay_common::wire::net::{ETHERNET_BYTES, IPV4_BYTES};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::arrival::Window;
@@ -34,6 +35,53 @@ pub struct GeneratorFlow {
     /// The ones' complement sum of all that the UDP checksum covers but sequence and seal.
     pub sum: u64,
 }
+
+impl GeneratorFlow {
+    /// What the lean generator needs of it beside the `first`; `None` if that is not all that the
+    /// two differ in. `sequence_at` is [`crate::pace::GeneratorConfig`]'s.
+    #[must_use]
+    pub fn lean(&self, first: &Self, sequence_at: u32) -> Option<LeanFlow> {
+        let number_at = (sequence_at as usize).checked_sub(LEAN_NUMBER_BEFORE)?;
+        let own: &[u8] = self.headers.as_bytes();
+        let pair = |at: usize| Some(u16::from_ne_bytes([*own.get(at)?, *own.get(at + 1)?]));
+        let flow = LeanFlow {
+            ports: [pair(LEAN_PORTS_AT)?, pair(LEAN_PORTS_AT + 2)?],
+            checksum: pair(LEAN_CHECKSUM_AT)?,
+            number: pair(number_at)?,
+        };
+        let mut written = first.headers;
+        let bytes: &mut [u8] = written.as_mut_bytes();
+        for (at, word) in [
+            (LEAN_PORTS_AT, flow.ports[0]),
+            (LEAN_PORTS_AT + 2, flow.ports[1]),
+            (LEAN_CHECKSUM_AT, flow.checksum),
+            (number_at, flow.number),
+        ] {
+            bytes.get_mut(at..at + 2)?.copy_from_slice(&word.to_ne_bytes());
+        }
+        (written == self.headers).then_some(flow)
+    }
+}
+
+/// What the lean generator writes for a flow; all else of its headers is the first flow's. Small:
+/// what the generator reads for each packet, it takes from the caches of the program under test.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct LeanFlow {
+    /// Source and destination port (wire).
+    pub ports: [u16; 2],
+    /// The UDP checksum (wire) of all its packets: see [`lean_seal`].
+    pub checksum: u16,
+    /// The flow's number, of the [`tag`].
+    pub number: u16,
+}
+
+/// Where a [`LeanFlow`]'s ports stand in a frame: behind Ethernet and IPv4.
+pub const LEAN_PORTS_AT: usize = ETHERNET_BYTES + IPV4_BYTES;
+/// Where its checksum stands.
+pub const LEAN_CHECKSUM_AT: usize = LEAN_PORTS_AT + 6;
+/// How far in front of the sequence number its number stands: in the upper half of the tag.
+pub const LEAN_NUMBER_BEFORE: usize = 4;
 
 /// The two ends of a packet: addresses and ports as they lie in the packet.
 #[derive(
@@ -169,6 +217,25 @@ pub const fn seal(tag: u64, sequence: u64) -> u64 {
 #[inline(always)]
 pub const fn lean_seal(sequence: u64) -> u64 {
     !sequence
+}
+
+/// Words of [`lean_stamp`].
+pub const LEAN_STAMP_WORDS: usize = 10;
+
+/// The upper half of a lean packet's tag, the sequence number and the seal, in words as they lie
+/// in the packet.
+#[must_use]
+#[inline(always)]
+pub const fn lean_stamp(number: u16, sequence: u64) -> [u16; LEAN_STAMP_WORDS] {
+    let [a, b, c, d] = halves(sequence);
+    let [e, f, g, h] = halves(lean_seal(sequence));
+    let [low, high] = if cfg!(target_endian = "little") { [number, 0] } else { [0, number] };
+    [low, high, a, b, c, d, e, f, g, h]
+}
+
+/// A word as it lies in the packet, in halfwords.
+const fn halves(word: u64) -> [u16; 4] {
+    zerocopy::transmute!(word)
 }
 
 /// Whether a packet with this seal is one of every `sample` that are checked whole; 0: none is.

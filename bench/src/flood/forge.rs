@@ -251,31 +251,68 @@ mod tests {
         }
     }
 
+    /// The frame that the lean generator makes for `flow` beside the `first`, as the kernel program
+    /// does.
+    fn lean_frame(
+        mould: &Mould,
+        dst: SocketAddr,
+        flows: [&GeneratorFlow; 2],
+        sequence: u64,
+    ) -> Vec<u8> {
+        let [first, flow] = flows;
+        let at = mould.layout(dst).sequence;
+        let lean = flow.lean(first, u32::try_from(at).unwrap()).unwrap();
+        let mut frame = mould.template(dst);
+        let headers = first.headers.iter().flat_map(|word| word.to_ne_bytes());
+        frame.iter_mut().zip(headers).for_each(|(byte, header)| *byte = header);
+        let ports: Vec<u8> = lean.ports.iter().flat_map(|port| port.to_ne_bytes()).collect();
+        frame[packet::LEAN_PORTS_AT..][..4].copy_from_slice(&ports);
+        frame[packet::LEAN_CHECKSUM_AT..][..2].copy_from_slice(&lean.checksum.to_ne_bytes());
+        let stamp = packet::lean_stamp(lean.number, sequence);
+        let stamp: Vec<u8> = stamp.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        frame[at - packet::LEAN_NUMBER_BEFORE..][..stamp.len()].copy_from_slice(&stamp);
+        frame
+    }
+
     #[test]
     fn a_lean_frame_has_one_checksum_for_every_sequence_number() {
         for (payload_bytes, channel) in [(32, true), (33, false), (200, true), (1400, false)] {
             let mould = Mould { make: Make::Lean, ..mould(payload_bytes, channel) };
-            let (src, dst) = ("10.0.0.1:5".parse().unwrap(), "10.0.0.2:3478".parse().unwrap());
-            let flow = mould.flow(src, dst, packet::tag(77, 3));
+            let dst = "10.0.0.2:3478".parse().unwrap();
+            let flow =
+                |src: &str, number| mould.flow(src.parse().unwrap(), dst, packet::tag(77, number));
+            let (first, flow) = (flow("10.0.0.1:5", 3), flow("10.0.0.1:64000", 9_999));
             for sequence in [0, 1, 0xFFFF, u64::MAX, 1 << 40] {
-                let mut frame = mould.template(dst);
-                let headers = flow.headers.iter().flat_map(|word| word.to_ne_bytes());
-                frame.iter_mut().zip(headers).for_each(|(byte, header)| *byte = header);
-                let at = mould.layout(dst).sequence;
-                frame[at..at + 8].copy_from_slice(&sequence.to_ne_bytes());
-                frame[at + 8..at + 16].copy_from_slice(&packet::lean_seal(sequence).to_ne_bytes());
+                let frame = lean_frame(&mould, dst, [&first, &flow], sequence);
                 assert_eq!(sum_bytes(&frame[14..34]), 0xFFFF, "IPv4 header");
+                assert_eq!(frame[34..36], 64_000u16.to_be_bytes());
                 let length = u16::try_from(frame.len() - 34).unwrap().to_be_bytes();
                 let covered = [&frame[26..34], &[0, 17], &length, &frame[34..]].concat();
                 assert_eq!(sum_bytes(&covered), 0xFFFF, "{payload_bytes} {channel} {sequence}");
                 let payload = if channel { 46 } else { 42 };
-                assert_eq!(frame[payload..payload + 4], 77u32.to_ne_bytes());
+                assert_eq!(frame[payload..payload + 8], packet::tag(77, 9_999).to_ne_bytes());
+                let stamp = [sequence, packet::lean_seal(sequence)].map(u64::to_ne_bytes).concat();
+                assert_eq!(frame[payload + 8..payload + 24], stamp);
                 let fill: Vec<u8> =
                     mould.fill[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
                 let rest = &frame[payload + 24..];
                 assert_eq!(rest, &fill[..rest.len()], "{payload_bytes} {channel}");
             }
         }
+    }
+
+    #[test]
+    fn lean_flows_differ_in_ports_only() {
+        let mould = Mould { make: Make::Lean, ..mould(200, true) };
+        let dst = "10.0.0.2:3478".parse().unwrap();
+        let flow =
+            |src: &str, dst, number| mould.flow(src.parse().unwrap(), dst, packet::tag(77, number));
+        let at = u32::try_from(mould.layout(dst).sequence).unwrap();
+        let first = flow("10.0.0.1:5", dst, 0);
+        let other_port = flow("10.0.0.1:6", "10.0.0.2:3479".parse().unwrap(), 1);
+        assert!(other_port.lean(&first, at).is_some());
+        assert_eq!(flow("10.0.0.3:5", dst, 1).lean(&first, at), None, "another address");
+        assert_eq!(flow("10.0.0.1:5", dst, 1 << 16).lean(&first, at), None, "a number too large");
     }
 
     #[test]

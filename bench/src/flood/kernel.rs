@@ -10,7 +10,7 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use relay_bench_ebpf::pace::{GeneratorConfig, GeneratorState};
 use relay_bench_ebpf::packet::{
-    Ends, GeneratorFlow, IMAGE_WORDS, SinkConfig, SinkCounts, SinkFlow,
+    Ends, GeneratorFlow, IMAGE_WORDS, LeanFlow, SinkConfig, SinkCounts, SinkFlow,
 };
 use relay_bench_ebpf::{map, program};
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
@@ -36,7 +36,7 @@ const XDP_MD_BYTES: usize = 24;
 fn load(flows: u32) -> anyhow::Result<Ebpf> {
     let object = Object::Tool.bytes()?;
     let mut loader = EbpfLoader::new();
-    for name in [map::GENERATOR_FLOWS, map::SINK_FLOWS] {
+    for name in [map::GENERATOR_FLOWS, map::LEAN_FLOWS, map::SINK_FLOWS] {
         loader.map_max_entries(name, flows.max(1));
     }
     loader.load(&object).map_err(|error| explain(error.into()))
@@ -291,9 +291,22 @@ impl Generator {
         let mut ebpf = load(config.flows)?;
         xdp(&mut ebpf, program)?.load().map_err(|error| explain(error.into()))?;
         array(&mut ebpf, map::IMAGE)?.set(0, raw::<_, { IMAGE_WORDS * 8 }>(image), 0)?;
+        let whole = match make {
+            Make::Full => flows.len(),
+            Make::Lean => 1,
+        };
         let mut map = array::<FLOW>(&mut ebpf, map::GENERATOR_FLOWS)?;
-        for (index, flow) in (0..).zip(flows) {
+        for (index, flow) in (0..).zip(&flows[..whole]) {
             map.set(index, raw::<_, FLOW>(flow), 0)?;
+        }
+        if make == Make::Lean {
+            const LEAN: usize = size_of::<LeanFlow>();
+            let mut map = array::<LEAN>(&mut ebpf, map::LEAN_FLOWS)?;
+            for (index, flow) in (0..).zip(flows) {
+                let lean = flow.lean(&flows[0], config.sequence_at);
+                let lean = lean.context("the lean flows differ in more than their ports")?;
+                map.set(index, raw::<_, LEAN>(&lean), 0)?;
+            }
         }
         let take = |ebpf: &mut Ebpf, name| ebpf.take_map(name).context("no such map in the object");
         let dial = Dial { state: take(&mut ebpf, map::GENERATOR_STATE)?.try_into()? };
