@@ -7,11 +7,15 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 mod reason;
+mod straight;
 
 pub use reason::Reason;
+pub use straight::{
+    STRAIGHT_V4_MAX, STRAIGHT_V6_MAX, StraightV4, StraightV6, other_place, place_v4, place_v6,
+};
 
 /// The layout below. The kernel object carries it, and a loader refuses another.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 /// The name of the XDP program in the object.
 pub const PROGRAM: &str = "turnpike";
 
@@ -21,6 +25,10 @@ pub mod map {
     pub const ROUTES_V4: &str = "ROUTES_V4";
     /// [`super::RouteKeyV6`] → [`super::Route`].
     pub const ROUTES_V6: &str = "ROUTES_V6";
+    /// [`super::place_v4`] → [`super::StraightV4`].
+    pub const STRAIGHT_V4: &str = "STRAIGHT_V4";
+    /// [`super::place_v6`] → [`super::StraightV6`].
+    pub const STRAIGHT_V6: &str = "STRAIGHT_V6";
     /// [`super::PermissionKeyV4`] → [`super::Permission`].
     pub const PERMISSIONS_V4: &str = "PERMISSIONS_V4";
     /// [`super::PermissionKeyV6`] → [`super::Permission`].
@@ -42,7 +50,8 @@ pub mod map {
     /// Hash of a source's prefix → the time (CLOCK_MONOTONIC, nanoseconds) until which Binding
     /// replies to it are paid for.
     pub const BUDGETS: &str = "BUDGETS";
-    /// Allocation slot × 2 + direction → [`super::Count`], per CPU.
+    /// Allocation slot ÷ [`super::GROUP_SLOTS`] → [`super::SlotGroup`], per CPU. Nothing is ever
+    /// cleared.
     pub const SLOTS: &str = "SLOTS";
     /// [`super::Reason`] → [`super::Count`], per CPU.
     pub const REASONS: &str = "REASONS";
@@ -77,6 +86,9 @@ pub const NEXT_HOPS_MAX: u32 = 65_536;
 pub const PORTS_MAX: u32 = 64;
 /// Allocation slots.
 pub const SLOTS_MAX: u32 = 65_536;
+/// Slots that share an entry of `SLOTS`, a power of two: the kernel keeps a pointer for each entry,
+/// and fewer pointers stay in the caches.
+pub const GROUP_SLOTS: u32 = 16;
 /// Listening ports that the kernel looks for ChannelData on.
 pub const LISTEN_PORTS_MAX: usize = 16;
 
@@ -167,18 +179,14 @@ pub const FLAG_V6: u8 = 1;
 /// slot, if the route has one).
 pub const FLAG_POLICED: u8 = 2;
 
-/// A decision of userspace: what leaves when the key arrives, and until when.
+/// On what terms a packet is relayed: all of a [`Route`] but the addresses that it leaves with.
 #[derive(
     Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
-pub struct Route {
+pub struct Terms {
     /// Relayed strictly before this time; CLOCK_MONOTONIC, nanoseconds.
     pub deadline_ns: u64,
-    /// New source address (wire): ours. IPv4 in the first word.
-    pub src: [u32; 4],
-    /// New destination address (wire). IPv4 in the first word.
-    pub dst: [u32; 4],
     /// New source port (wire).
     pub src_port: u16,
     /// New destination port (wire).
@@ -205,6 +213,20 @@ pub struct Route {
     pub next_hop: u16,
     /// The configuration epoch that made the decision; a route of another epoch is a miss.
     pub epoch: u16,
+}
+
+/// A decision of userspace: what leaves when the key arrives, and until when.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Route {
+    /// All but the addresses.
+    pub terms: Terms,
+    /// New source address (wire): ours. IPv4 in the first word.
+    pub src: [u32; 4],
+    /// New destination address (wire). IPv4 in the first word.
+    pub dst: [u32; 4],
 }
 
 /// Identifies a permission (RFC 8656 §9) by relayed transport address and peer, on an IPv4 wire.
@@ -383,6 +405,14 @@ pub struct Count {
     pub bytes: u64,
 }
 
+/// What was relayed for [`GROUP_SLOTS`] slots.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SlotGroup {
+    /// In order of [`Direction`], and then of slots.
+    pub counts: [[Count; GROUP_SLOTS as usize]; Direction::ALL.len()],
+}
+
 /// What the kernel program must know of the configuration.
 #[derive(
     Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -395,6 +425,8 @@ pub struct Config {
     pub answer_burst_ns: u64,
     /// Keeps sources from choosing whose place in `BUDGETS` they share.
     pub budget_key: u64,
+    /// Keeps clients and peers from choosing whose place in `STRAIGHT_*` they share.
+    pub place_key: u64,
     /// [`ABI_VERSION`] of the userspace that wrote this; 0: not configured yet, everything passes.
     pub abi_version: u32,
     /// Routes and permissions of any other epoch are misses.
@@ -422,7 +454,10 @@ mod tests {
         let sizes = [
             size_of::<RouteKeyV4>(),
             size_of::<RouteKeyV6>(),
+            size_of::<Terms>(),
             size_of::<Route>(),
+            size_of::<StraightV4>(),
+            size_of::<StraightV6>(),
             size_of::<PermissionKeyV4>(),
             size_of::<PermissionKeyV6>(),
             size_of::<Permission>(),
@@ -435,7 +470,7 @@ mod tests {
         ];
         assert_eq!(
             sizes,
-            [16, 40, 64, 16, 40, 64, 16, 12, 40, 36, 16, 72],
+            [16, 40, 32, 64, 64, 128, 16, 40, 64, 16, 12, 40, 36, 16, 80],
             "a change is a new ABI_VERSION"
         );
     }

@@ -4,6 +4,7 @@
 //! - [`addr`]: transport addresses by the role RFC 8656 gives them, and the 5-tuple.
 //! - [`abi`]: what userspace and the kernel program agree on: map keys, values, names.
 //! - [`route`]: channel bindings and permissions as the map entries that relay by them.
+//! - [`straight`]: how the routes of the straight paths are written while packets read them.
 //! - [`police`]: rates, as virtual times.
 //!
 //! No allocation, no I/O, no clock, no policy.
@@ -14,4 +15,5 @@ pub mod abi;
 pub mod addr;
 pub mod police;
 pub mod route;
+pub mod straight;
 pub mod wire;

@@ -8,7 +8,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use crate::abi::{
     ACTION_ANSWER, ACTION_SEND, ACTION_STRIP, ACTION_SWAP, ACTION_WRAP, FLAG_POLICED, FLAG_V6,
-    Permission, PermissionKeyV4, PermissionKeyV6, Route, RouteKeyV4, RouteKeyV6,
+    Permission, PermissionKeyV4, PermissionKeyV6, Route, RouteKeyV4, RouteKeyV6, Terms,
 };
 use crate::addr::{Family, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport};
 use crate::wire::channel_data::ChannelNumber;
@@ -93,9 +93,11 @@ pub fn channel(binding: &Binding) -> Option<[Entry; 2]> {
     let client_side = Way::new(client.socket(), server.socket())?;
     let peer_side = Way::new(binding.relayed.socket(), binding.peer.socket())?;
     let number = be16(binding.channel.value());
-    let strip = Route { action: ACTION_STRIP, ..rewrite(&client_side, &peer_side) };
+    let mut strip = rewrite(&client_side, &peer_side);
+    strip.terms.action = ACTION_STRIP;
     let (from_peer, to_client) = (peer_side.back(), client_side.back());
-    let wrap = Route { action: ACTION_WRAP, channel: number, ..rewrite(&from_peer, &to_client) };
+    let mut wrap = rewrite(&from_peer, &to_client);
+    (wrap.terms.action, wrap.terms.channel) = (ACTION_WRAP, number);
     Some([
         client_side.entry(number, stamped(strip, binding.stamp, binding.to_peer)),
         from_peer.entry(0, stamped(wrap, binding.stamp, binding.to_client)),
@@ -112,15 +114,14 @@ pub fn hairpin(from: &HairpinEnd, to: &HairpinEnd, leg: Leg) -> Option<Entry> {
     let arrives = Way::new(from.five_tuple.client.socket(), from.five_tuple.server.socket())?;
     let leaves = Way::new(to.five_tuple.server.socket(), to.five_tuple.client.socket())?;
     let (old, new) = (be16(from.channel.value()), be16(to.channel.value()));
-    let moved = rewrite(&arrives, &leaves);
-    let route = Route {
+    let mut route = rewrite(&arrives, &leaves);
+    let renumbered = u32::from(checksum::delta(&[old], &[new]));
+    route.terms = Terms {
         action: ACTION_SWAP,
         channel: new,
-        udp_delta: checksum::fold(
-            u32::from(moved.udp_delta) + u32::from(checksum::delta(&[old], &[new])),
-        ),
+        udp_delta: checksum::fold(u32::from(route.terms.udp_delta) + renumbered),
         peer_slot: to.stamp.slot,
-        ..moved
+        ..route.terms
     };
     // A limit of either of them holds; a slot without limits has none in its policer.
     let policed = from.stamp.policed || to.stamp.policed;
@@ -136,13 +137,14 @@ pub fn send(
     deadline_ns: u64,
 ) -> Option<Entry> {
     let FiveTuple { transport: Transport::Udp, client, server } = *five_tuple;
-    let route = Route {
+    let terms = Terms {
         action: ACTION_SEND,
         flags: family_flag(Family::of(relayed.ip())),
-        src: in_route(&Address::of(relayed.ip())),
         src_port: be16(relayed.port()),
-        ..Route::default()
+        ..Terms::default()
     };
+    let src = in_route(&Address::of(relayed.ip()));
+    let route = Route { terms, src, ..Route::default() };
     let leg = Leg { deadline_ns, next_hop: 0 };
     Some(Way::new(client.socket(), server.socket())?.entry(0, stamped(route, stamp, leg)))
 }
@@ -152,7 +154,8 @@ pub fn send(
 #[must_use]
 pub fn answer(server: ServerAddr, epoch: u16) -> Entry {
     let (ip, dst_port) = (in_route(&Address::of(server.ip())), be16(server.port()));
-    let route = Route { action: ACTION_ANSWER, deadline_ns: u64::MAX, epoch, ..Route::default() };
+    let terms = Terms { action: ACTION_ANSWER, deadline_ns: u64::MAX, epoch, ..Terms::default() };
+    let route = Route { terms, ..Route::default() };
     match Family::of(server.ip()) {
         Family::V4 => {
             Entry::V4(RouteKeyV4 { dst: ip[0], dst_port, ..RouteKeyV4::default() }, route)
@@ -206,14 +209,15 @@ pub fn permission(
 }
 
 fn stamped(route: Route, stamp: Stamp, leg: Leg) -> Route {
-    Route {
+    let terms = Terms {
         deadline_ns: leg.deadline_ns,
         next_hop: leg.next_hop,
         slot: stamp.slot,
         epoch: stamp.epoch,
-        flags: route.flags | if stamp.policed { FLAG_POLICED } else { 0 },
-        ..route
-    }
+        flags: route.terms.flags | if stamp.policed { FLAG_POLICED } else { 0 },
+        ..route.terms
+    };
+    Route { terms, ..route }
 }
 
 const fn family_flag(family: Family) -> u8 {
@@ -310,16 +314,15 @@ fn rewrite(old: &Way, new: &Way) -> Route {
         (Family::V6, Family::V4) => new.addresses(),
         (_, Family::V6) => 0,
     };
-    Route {
-        src: in_route(&new.src),
-        dst: in_route(&new.dst),
+    let terms = Terms {
         src_port: new.src_port,
         dst_port: new.dst_port,
         flags: family_flag(new.family),
         udp_delta: checksum::fold(u32::from(addresses) + u32::from(ports)),
         ip_delta,
-        ..Route::default()
-    }
+        ..Terms::default()
+    };
+    Route { terms, src: in_route(&new.src), dst: in_route(&new.dst) }
 }
 
 /// An address as it stands in keys and routes: IPv4 in the first word, the rest zero.
@@ -396,10 +399,13 @@ mod tests {
         );
         assert_eq!(to_peer.src, [ip([10, 0, 0, 2]), 0, 0, 0]);
         assert_eq!(to_peer.dst, [ip([198, 51, 100, 9]), 0, 0, 0]);
-        assert_eq!((to_peer.src_port, to_peer.dst_port), (be16(49152), be16(53)));
-        assert_eq!((to_peer.action, to_peer.channel, to_peer.flags), (ACTION_STRIP, 0, 0));
-        assert_eq!((to_peer.deadline_ns, to_peer.next_hop), (600, 1));
-        assert_eq!((to_peer.slot, to_peer.epoch), (7, 3));
+        assert_eq!((to_peer.terms.src_port, to_peer.terms.dst_port), (be16(49152), be16(53)));
+        assert_eq!(
+            (to_peer.terms.action, to_peer.terms.channel, to_peer.terms.flags),
+            (ACTION_STRIP, 0, 0)
+        );
+        assert_eq!((to_peer.terms.deadline_ns, to_peer.terms.next_hop), (600, 1));
+        assert_eq!((to_peer.terms.slot, to_peer.terms.epoch), (7, 3));
 
         assert_eq!(from_peer.src, ip([198, 51, 100, 9]));
         assert_eq!(from_peer.dst, ip([10, 0, 0, 2]));
@@ -407,8 +413,8 @@ mod tests {
         assert_eq!(from_peer.channel, 0);
         assert_eq!(to_client.src, [ip([10, 0, 0, 1]), 0, 0, 0]);
         assert_eq!(to_client.dst, [ip([192, 0, 2, 1]), 0, 0, 0]);
-        assert_eq!((to_client.action, to_client.channel), (ACTION_WRAP, be16(0x4ABC)));
-        assert_eq!((to_client.deadline_ns, to_client.next_hop), (300, 2));
+        assert_eq!((to_client.terms.action, to_client.terms.channel), (ACTION_WRAP, be16(0x4ABC)));
+        assert_eq!((to_client.terms.deadline_ns, to_client.terms.next_hop), (300, 2));
     }
 
     #[test]
@@ -423,15 +429,15 @@ mod tests {
             let new = Way::new(at(src), at(dst)).unwrap();
             for (old, new) in [(old, new), (new, old)] {
                 let route = rewrite(&old, &new);
-                let moved = u32::from(sum(&old)) + u32::from(route.udp_delta);
+                let moved = u32::from(sum(&old)) + u32::from(route.terms.udp_delta);
                 assert_eq!(checksum::fold(moved), sum(&new));
                 match (old.family, new.family) {
                     (Family::V4, Family::V4) => {
-                        let moved = u32::from(old.addresses()) + u32::from(route.ip_delta);
+                        let moved = u32::from(old.addresses()) + u32::from(route.terms.ip_delta);
                         assert_eq!(checksum::fold(moved), new.addresses());
                     }
-                    (Family::V6, Family::V4) => assert_eq!(route.ip_delta, new.addresses()),
-                    (_, Family::V6) => assert_eq!(route.ip_delta, 0),
+                    (Family::V6, Family::V4) => assert_eq!(route.terms.ip_delta, new.addresses()),
+                    (_, Family::V6) => assert_eq!(route.terms.ip_delta, 0),
                 }
             }
         }
@@ -444,7 +450,7 @@ mod tests {
         let Some([Entry::V4(_, to_peer), Entry::V6(from_peer, to_client)]) = pair else {
             panic!("{pair:?}")
         };
-        assert_eq!((to_peer.flags, to_client.flags), (FLAG_V6, 0));
+        assert_eq!((to_peer.terms.flags, to_client.terms.flags), (FLAG_V6, 0));
         assert_eq!(from_peer.src[0].to_ne_bytes(), [0x20, 0x01, 0x0d, 0xb8]);
         assert_eq!(to_client.dst, [ip([192, 0, 2, 1]), 0, 0, 0]);
         assert_eq!(channel(&binding(v4, v4, v6, v4)), None, "a peer of the other family");
@@ -463,14 +469,17 @@ mod tests {
         let leg = Leg { deadline_ns: 5, next_hop: 9 };
         let Some(Entry::V4(key, route)) = hairpin(&a, &b, leg) else { panic!() };
         assert_eq!((key.src, key.channel), (ip([192, 0, 2, 1]), be16(0x4001)));
-        assert_eq!((route.action, route.channel), (ACTION_SWAP, be16(0x4FFF)));
-        assert_eq!((route.slot, route.peer_slot, route.epoch), (1, 2, 3));
-        assert_eq!(route.flags, FLAG_V6 | FLAG_POLICED);
-        assert_eq!((route.src_port, route.dst_port), (be16(3478), be16(2000)));
+        assert_eq!((route.terms.action, route.terms.channel), (ACTION_SWAP, be16(0x4FFF)));
+        assert_eq!((route.terms.slot, route.terms.peer_slot, route.terms.epoch), (1, 2, 3));
+        assert_eq!(route.terms.flags, FLAG_V6 | FLAG_POLICED);
+        assert_eq!((route.terms.src_port, route.terms.dst_port), (be16(3478), be16(2000)));
         let Some(Entry::V6(key, route)) = hairpin(&b, &a, leg) else { panic!() };
         assert_eq!((key.dst_port, key.channel), (be16(3478), be16(0x4FFF)));
-        assert_eq!((route.slot, route.peer_slot, route.channel), (2, 1, be16(0x4001)));
-        assert_eq!(route.flags, FLAG_POLICED);
+        assert_eq!(
+            (route.terms.slot, route.terms.peer_slot, route.terms.channel),
+            (2, 1, be16(0x4001))
+        );
+        assert_eq!(route.terms.flags, FLAG_POLICED);
     }
 
     #[test]
@@ -479,8 +488,11 @@ mod tests {
         let relayed = RelayedAddr::new(at("10.0.0.2:50000"));
         let Some(Entry::V6(key, route)) = send(&tuple, relayed, STAMP, 44) else { panic!() };
         assert_eq!((key.src_port, key.channel), (be16(2000), 0));
-        assert_eq!((route.action, route.flags, route.deadline_ns), (ACTION_SEND, 0, 44));
-        assert_eq!((route.src[0], route.src_port), (ip([10, 0, 0, 2]), be16(50000)));
+        assert_eq!(
+            (route.terms.action, route.terms.flags, route.terms.deadline_ns),
+            (ACTION_SEND, 0, 44)
+        );
+        assert_eq!((route.src[0], route.terms.src_port), (ip([10, 0, 0, 2]), be16(50000)));
         let peer = IpAddr::from([198, 51, 100, 9]);
         let stamp = Stamp { policed: true, ..STAMP };
         let entry = permission(&tuple, relayed, peer, stamp, 33, [4, 5]);
@@ -501,6 +513,9 @@ mod tests {
         };
         assert_eq!((key.src, key.dst, key.src_port), (0, ip([10, 0, 0, 1]), 0));
         assert_eq!((key.dst_port, key.channel), (be16(3478), 0));
-        assert_eq!((route.action, route.epoch, route.deadline_ns), (ACTION_ANSWER, 3, u64::MAX));
+        assert_eq!(
+            (route.terms.action, route.terms.epoch, route.terms.deadline_ns),
+            (ACTION_ANSWER, 3, u64::MAX)
+        );
     }
 }

@@ -312,8 +312,8 @@ fn check_sum(kept: u32, udp: &Udp, stun: &Stun, seal: Seal) -> Result<(), Reason
 /// The destination is a TURN server transport address of ours.
 #[inline(always)]
 fn listens<T: Tables>(tables: &T, config: &Config, route: Option<&Route>) -> Result<(), Reason> {
-    let route = route.filter(|route| route.action == ACTION_ANSWER).ok_or(Reason::Stun)?;
-    in_force(tables, config, route)?;
+    let route = route.filter(|route| route.terms.action == ACTION_ANSWER).ok_or(Reason::Stun)?;
+    in_force(tables, config, &route.terms)?;
     Ok(())
 }
 

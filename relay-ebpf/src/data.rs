@@ -133,8 +133,8 @@ fn decide<T: Tables>(
     };
     let route = &mut leaving.route;
     arrived.rewrite(family, &leaves, to, route);
-    route.flags |= allowed.flags & FLAG_POLICED;
-    route.slot = allowed.slot;
-    route.next_hop = allowed.to_client;
+    route.terms.flags |= allowed.flags & FLAG_POLICED;
+    route.terms.slot = allowed.slot;
+    route.terms.next_hop = allowed.to_client;
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use relay_common::abi::{
     ACTION_STRIP, ACTION_WRAP, Config, Direction, FLAG_POLICED, LISTEN_PORTS_MAX, NEXT_HOP_VALID,
-    NextHop, Reason, Route, Station,
+    NextHop, Reason, Station, Terms,
 };
 use relay_common::wire::channel_data::{ChannelNumber, HEADER_BYTES};
 use relay_common::wire::net::{Channel, ETHERNET_BYTES, Ethernet, UDP_BYTES, Udp, be16};
@@ -49,6 +49,14 @@ pub(crate) struct Key<const WORDS: usize>(pub(crate) [u64; WORDS]);
 #[inline(always)]
 pub(crate) fn key_tail(udp: &Udp, channel: u16) -> u64 {
     zerocopy::transmute!([udp.src, udp.dst, channel, 0])
+}
+
+impl<const WORDS: usize> Key<WORDS> {
+    /// Word by word: comparing the arrays would be a call that compares bytes.
+    #[inline(always)]
+    pub(crate) fn is(&self, words: &[u64; WORDS]) -> bool {
+        (0..WORDS).all(|index| self.0[index] == words[index])
+    }
 }
 
 impl Side {
@@ -176,19 +184,19 @@ pub(crate) fn is_for(dst_mac: &[u16; 3], station: &Station) -> Result<(), Reason
 pub(crate) fn in_force<T: Tables>(
     tables: &T,
     config: &Config,
-    route: &Route,
+    terms: &Terms,
 ) -> Result<u64, Reason> {
-    if route.epoch != config.epoch {
+    if terms.epoch != config.epoch {
         return Err(Reason::StaleEpoch);
     }
     let now_ns = tables.now_ns();
-    if now_ns >= route.deadline_ns { Err(Reason::Expired) } else { Ok(now_ns) }
+    if now_ns >= terms.deadline_ns { Err(Reason::Expired) } else { Ok(now_ns) }
 }
 
 /// Everything that is needed to rewrite on a straight path, decided.
 pub(crate) struct Plan<'t> {
-    /// The route.
-    pub(crate) route: &'t Route,
+    /// The route's.
+    pub(crate) terms: &'t Terms,
     /// The new UDP length (wire).
     pub(crate) udp_len: u16,
     /// What the change of the length adds to a sum that it counts in once.
@@ -205,7 +213,7 @@ impl Plan<'_> {
     /// Whether the allocation's limits let the packet through; it is charged.
     #[inline(always)]
     pub(crate) fn admitted<T: Tables>(&self, tables: &T, now_ns: u64) -> bool {
-        let Route { flags, slot, .. } = *self.route;
+        let Terms { flags, slot, .. } = *self.terms;
         let bytes = self.bytes.into();
         flags & FLAG_POLICED == 0 || police::admit(tables, (slot, self.direction), now_ns, bytes)
     }
@@ -223,7 +231,7 @@ impl Plan<'_> {
     /// Writes the UDP header.
     #[inline(always)]
     pub(crate) fn write_udp(&self, udp: &mut Udp) {
-        let Route { src_port, dst_port, .. } = *self.route;
+        let Terms { src_port, dst_port, .. } = *self.terms;
         let ports: u32 = zerocopy::transmute!([src_port, dst_port]);
         let rest: u32 = zerocopy::transmute!([self.udp_len, self.udp_checksum]);
         *udp = zerocopy::transmute!([ports, rest]);
@@ -232,7 +240,7 @@ impl Plan<'_> {
     /// Writes the channel header in front of the application data.
     #[inline(always)]
     pub(crate) fn write_channel(&self, channel: &mut Channel) {
-        let word: u32 = zerocopy::transmute!([self.route.channel, be16(self.bytes)]);
+        let word: u32 = zerocopy::transmute!([self.terms.channel, be16(self.bytes)]);
         *channel = zerocopy::transmute!(word);
     }
 }
@@ -242,7 +250,7 @@ impl Plan<'_> {
 #[inline(always)]
 pub(crate) fn plan<'t, T: Tables>(
     tables: &'t T,
-    route: &'t Route,
+    terms: &'t Terms,
     old: &Datagram,
     dst_mac: &[u16; 3],
     side: Side,
@@ -250,8 +258,8 @@ pub(crate) fn plan<'t, T: Tables>(
     if old.hop_limit <= 1 {
         return None;
     }
-    let change = change(route, old, side)?;
-    let hop = tables.next_hop(route.next_hop.into())?;
+    let change = change(terms, old, side)?;
+    let hop = tables.next_hop(terms.next_hop.into())?;
     if [hop.tag_count, hop.state] != [0, NEXT_HOP_VALID] {
         return None;
     }
@@ -274,9 +282,9 @@ pub(crate) fn plan<'t, T: Tables>(
         return None;
     };
     let length_delta = change.length_delta;
-    let added = u32::from(route.udp_delta) + change.sum + 2 * u32::from(length_delta);
+    let added = u32::from(terms.udp_delta) + change.sum + 2 * u32::from(length_delta);
     Some(Plan {
-        route,
+        terms,
         udp_len,
         length_delta,
         hop,
@@ -302,10 +310,10 @@ struct Change {
 }
 
 #[inline(always)]
-fn change(route: &Route, old: &Datagram, side: Side) -> Option<Change> {
+fn change(terms: &Terms, old: &Datagram, side: Side) -> Option<Change> {
     let udp_len = u16::from_be(old.udp.len);
     match side {
-        Side::Listening(channel, 0) if route.action == ACTION_STRIP => Some(Change {
+        Side::Listening(channel, 0) if terms.action == ACTION_STRIP => Some(Change {
             direction: Direction::ClientToPeer,
             reason: Reason::ClientToPeer,
             bytes: udp_len - UDP_HEADER_BYTES - CHANNEL_BYTES,
@@ -313,14 +321,14 @@ fn change(route: &Route, old: &Datagram, side: Side) -> Option<Change> {
             sum: u32::from(!channel.number) + u32::from(!channel.len),
             length_delta: !be16(CHANNEL_BYTES),
         }),
-        Side::Relayed if route.action == ACTION_WRAP => {
+        Side::Relayed if terms.action == ACTION_WRAP => {
             let bytes = udp_len - UDP_HEADER_BYTES;
             Some(Change {
                 direction: Direction::PeerToClient,
                 reason: Reason::PeerToClient,
                 bytes,
                 udp_bytes: u32::from(udp_len) + u32::from(CHANNEL_BYTES),
-                sum: u32::from(route.channel) + u32::from(be16(bytes)),
+                sum: u32::from(terms.channel) + u32::from(be16(bytes)),
                 length_delta: be16(CHANNEL_BYTES),
             })
         }
@@ -340,8 +348,8 @@ pub(crate) fn commit<F: Frame, T: Tables, H: FromBytes + IntoBytes + KnownLayout
 ) -> Result<Verdict, Reason> {
     if frame.move_head(cut).is_none() {
         // What goes up is not paid for here.
-        if plan.route.flags & FLAG_POLICED != 0 {
-            police::refund(tables, plan.route.slot, plan.direction, plan.bytes.into());
+        if plan.terms.flags & FLAG_POLICED != 0 {
+            police::refund(tables, plan.terms.slot, plan.direction, plan.bytes.into());
         }
         return Err(Reason::NoRoom);
     }
@@ -349,7 +357,7 @@ pub(crate) fn commit<F: Frame, T: Tables, H: FromBytes + IntoBytes + KnownLayout
         return Ok(Verdict::Abort(Reason::Aborted));
     };
     write(headers);
-    tables.count(plan.route.slot, plan.direction, plan.bytes.into());
+    tables.count(plan.terms.slot, plan.direction, plan.bytes.into());
     tables.note(plan.exit.reason(), plan.bytes.into());
     Ok(plan.exit)
 }

@@ -182,7 +182,7 @@ fn rewrite<F: Frame, T: Tables>(
     if old.hop_limit <= change.hops.into() {
         return Err(Verdict::Pass(Reason::HopLimit));
     }
-    let family = if route.flags & FLAG_V6 == 0 { Family::V4 } else { Family::V6 };
+    let family = if route.terms.flags & FLAG_V6 == 0 { Family::V4 } else { Family::V6 };
     let exit =
         decide(frame, tables, route, old, change, [place.family, family]).map_err(Verdict::Pass)?;
     let payload_at = u32::from(place.ip_at) + ip_bytes(place.family) + UDP_BYTES;
@@ -195,7 +195,7 @@ fn rewrite<F: Frame, T: Tables>(
     #[allow(clippy::cast_possible_truncation, reason = "`decide` has seen that it fits")]
     let udp_len = udp_len as u16;
     let lengths = 2 * (u32::from(be16(udp_len)) + u32::from(!word(old.udp_len)));
-    let added = u32::from(route.udp_delta) + change.sum + removed + lengths;
+    let added = u32::from(route.terms.udp_delta) + change.sum + removed + lengths;
     let new = New {
         udp_len,
         udp_checksum: udp_checksum(word(old.udp_checksum), added),
@@ -205,8 +205,8 @@ fn rewrite<F: Frame, T: Tables>(
         return Err(Verdict::Drop(Reason::Policed));
     }
     let udp = Udp {
-        src: route.src_port,
-        dst: route.dst_port,
+        src: route.terms.src_port,
+        dst: route.terms.dst_port,
         len: be16(new.udp_len),
         checksum: new.udp_checksum,
     };
@@ -340,7 +340,7 @@ fn act<F: Frame>(
     }
     #[allow(clippy::cast_possible_truncation, reason = "part of a UDP length")]
     let len = be16(change.data as u16);
-    match (place.listening, route.action) {
+    match (place.listening, route.terms.action) {
         (true, ACTION_STRIP) => change.sum = u32::from(!old.number) + u32::from(!old.len),
         (true, ACTION_SWAP) => {
             // The numbers are in the route's delta; the length stays.
@@ -350,11 +350,11 @@ fn act<F: Frame>(
         (false, ACTION_WRAP) => {
             change.reason = Reason::PeerToClient;
             change.gap = CHANNEL_BYTES;
-            change.sum = u32::from(route.channel) + u32::from(len);
+            change.sum = u32::from(route.terms.channel) + u32::from(len);
         }
         _ => return Err(Reason::UnknownAction),
     }
-    (change.words[0], change.words[1]) = (route.channel, len);
+    (change.words[0], change.words[1]) = (route.terms.channel, len);
     Ok(())
 }
 
@@ -384,14 +384,14 @@ fn decide<'t, F: Frame, T: Tables>(
         family: to,
         src: route.src,
         dst: route.dst,
-        src_port: route.src_port,
-        dst_port: route.dst_port,
+        src_port: route.terms.src_port,
+        dst_port: route.terms.dst_port,
         class: byte(old.class),
         bytes: 0,
     };
     // A packet behind tags did not arrive on the interface itself, and other rules may hold there.
     let query = (u32::from(change.place.ip_at) == LINK_BYTES).then_some(query);
-    exit(tables, route.next_hop, frame.ingress(), bytes, query)
+    exit(tables, route.terms.next_hop, frame.ingress(), bytes, query)
 }
 
 /// What the padding behind the application data takes from the sum of UDP's checksum: it may be
@@ -436,7 +436,7 @@ pub(crate) fn udp_checksum(checksum: u16, added: u32) -> u16 {
 fn to_ipv4(route: &Route, old: &Old, new: &New, from: Family) -> Ipv4 {
     let total_len = be16(new.udp_len + 20);
     let ttl = byte(old.hop_limit) - new.hops;
-    let delta = u32::from(route.ip_delta);
+    let delta = u32::from(route.terms.ip_delta);
     let checksum = match from {
         Family::V4 => {
             let hops = u32::from(!u16::from_ne_bytes([new.hops, 0]));
@@ -480,7 +480,7 @@ fn to_ipv6(route: &Route, old: &Old, new: &New) -> Ipv6 {
 /// Whether the allocations that a packet passes may have it; both are asked before one is charged.
 #[inline(always)]
 fn admitted<T: Tables>(tables: &T, route: &Route, change: &Change) -> bool {
-    if route.flags & FLAG_POLICED == 0 {
+    if route.terms.flags & FLAG_POLICED == 0 {
         return true;
     }
     let now_ns = tables.now_ns();
@@ -494,7 +494,7 @@ fn admitted<T: Tables>(tables: &T, route: &Route, change: &Change) -> bool {
 /// again, so that the verifier need not keep it in mind.
 #[inline(never)]
 fn refund<T: Tables>(tables: &T, route: &Route, change: &Change) {
-    if route.flags & FLAG_POLICED == 0 {
+    if route.terms.flags & FLAG_POLICED == 0 {
         return;
     }
     let (first, second) = parties(route, change);
@@ -519,12 +519,12 @@ fn count<T: Tables>(tables: &T, route: &Route, change: &Change) {
 fn parties(route: &Route, change: &Change) -> (Party, Option<Party>) {
     match change.reason {
         Reason::PeerToClient | Reason::DataIndication => {
-            ((route.slot, Direction::PeerToClient), None)
+            ((route.terms.slot, Direction::PeerToClient), None)
         }
         Reason::Hairpin => (
-            (route.slot, Direction::ClientToPeer),
-            Some((route.peer_slot, Direction::PeerToClient)),
+            (route.terms.slot, Direction::ClientToPeer),
+            Some((route.terms.peer_slot, Direction::PeerToClient)),
         ),
-        _ => ((route.slot, Direction::ClientToPeer), None),
+        _ => ((route.terms.slot, Direction::ClientToPeer), None),
     }
 }

@@ -25,7 +25,7 @@ use core::ops::DerefMut;
 pub use crate::general::{Change, Leaving, Place};
 use relay_common::abi::{
     ABI_VERSION, Config, Direction, LinkKey, NextHop, Permission, PermissionKeyV4, PermissionKeyV6,
-    Reason, Route, RouteKeyV4, RouteKeyV6, Station,
+    Reason, Route, RouteKeyV4, RouteKeyV6, Station, StraightV4, StraightV6,
 };
 use relay_common::addr::Family;
 use relay_common::wire::net::{Ipv4Udp, ether_type};
@@ -119,6 +119,10 @@ pub trait Tables {
     fn route_v4(&self, key: &RouteKeyV4) -> Option<&Route>;
     /// A route of the IPv6 wire.
     fn route_v6(&self, key: &RouteKeyV6) -> Option<&Route>;
+    /// A place in `STRAIGHT_V4`; another route than the one that is asked for may stand there.
+    fn straight_v4(&self, place: u32) -> Option<&StraightV4>;
+    /// A place in `STRAIGHT_V6`; another route than the one that is asked for may stand there.
+    fn straight_v6(&self, place: u32) -> Option<&StraightV6>;
     /// A permission for a peer on the IPv4 wire.
     fn permission_v4(&self, key: &PermissionKeyV4) -> Option<&Permission>;
     /// A permission for a peer on the IPv6 wire.

@@ -10,7 +10,7 @@
 use core::arch::asm;
 use core::ptr;
 
-use aya_ebpf::bindings::{bpf_fib_lookup as FibParams, xdp_action, xdp_md};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, bpf_fib_lookup as FibParams, xdp_action, xdp_md};
 use aya_ebpf::btf_maps::{Array, DevMap, HashMap, PerCpuArray};
 use aya_ebpf::helpers::generated::{
     bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
@@ -20,7 +20,8 @@ use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use relay_common::abi::{
     self, Config, Count, Direction, LinkKey, NEXT_HOP_VALID, NextHop, Permission, PermissionKeyV4,
-    PermissionKeyV6, Policer, Reason, Route, RouteKeyV4, RouteKeyV6, Station, TAGS_MAX, Tag,
+    PermissionKeyV6, Policer, Reason, Route, RouteKeyV4, RouteKeyV6, SlotGroup, Station,
+    StraightV4, StraightV6, TAGS_MAX, Tag,
 };
 use relay_common::addr::Family;
 use relay_common::wire::net::PROTOCOL_UDP;
@@ -31,6 +32,13 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 static ROUTES_V4: HashMap<RouteKeyV4, Route, { abi::ROUTES_MAX as usize }> = HashMap::new();
 #[btf_map]
 static ROUTES_V6: HashMap<RouteKeyV6, Route, { abi::ROUTES_MAX as usize }> = HashMap::new();
+/// Of arrays that could be mapped into a process, none of which is, elements begin where a page
+/// does: none lies in more lines of the cache than it has to.
+const ON_PAGES: usize = BPF_F_MMAPABLE as usize;
+#[btf_map]
+static STRAIGHT_V4: Array<StraightV4, { abi::STRAIGHT_V4_MAX as usize }, ON_PAGES> = Array::new();
+#[btf_map]
+static STRAIGHT_V6: Array<StraightV6, { abi::STRAIGHT_V6_MAX as usize }, ON_PAGES> = Array::new();
 #[btf_map]
 static PERMISSIONS_V4: HashMap<PermissionKeyV4, Permission, { abi::PERMISSIONS_MAX as usize }> =
     HashMap::new();
@@ -52,7 +60,7 @@ static POLICERS: Array<Policer, { abi::SLOTS_MAX as usize * Direction::ALL.len()
 #[btf_map]
 static BUDGETS: Array<u64, { abi::BUDGETS_MAX as usize }> = Array::new();
 #[btf_map]
-static SLOTS: PerCpuArray<Count, { abi::SLOTS_MAX as usize * Direction::ALL.len() }> =
+static SLOTS: PerCpuArray<SlotGroup, { (abi::SLOTS_MAX / abi::GROUP_SLOTS) as usize }> =
     PerCpuArray::new();
 #[btf_map]
 static REASONS: PerCpuArray<Count, { Reason::ALL.len() }> = PerCpuArray::new();
@@ -241,6 +249,16 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn straight_v4(&self, place: u32) -> Option<&StraightV4> {
+        STRAIGHT_V4.get(place)
+    }
+
+    #[inline(always)]
+    fn straight_v6(&self, place: u32) -> Option<&StraightV6> {
+        STRAIGHT_V6.get(place)
+    }
+
+    #[inline(always)]
     fn permission_v4(&self, key: &PermissionKeyV4) -> Option<&Permission> {
         // SAFETY: as in `route_v4`.
         unsafe { PERMISSIONS_V4.get(key) }
@@ -367,11 +385,18 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn count(&self, slot: u32, direction: Direction, bytes: u32) {
-        add(SLOTS.get_ptr_mut(slot_index(slot, direction)), bytes);
+        let group = SLOTS.get_ptr_mut(slot / abi::GROUP_SLOTS);
+        let place = (slot % abi::GROUP_SLOTS) as usize;
+        // SAFETY: inside the element: directions are its first index, and the second is smaller
+        // than a group.
+        add(
+            group.map(|group| unsafe { &raw mut (*group).counts[direction as usize][place] }),
+            bytes,
+        );
     }
 }
 
-/// Where a slot's direction stands in `SLOTS` and `POLICERS`.
+/// Where a slot's direction stands in `POLICERS`.
 #[inline(always)]
 const fn slot_index(slot: u32, direction: Direction) -> u32 {
     slot.wrapping_mul(2).wrapping_add(direction as u32)

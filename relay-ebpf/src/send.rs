@@ -143,27 +143,28 @@ fn decide<T: Tables>(
 ) -> Result<(), Reason> {
     let family = leaving.change.place.family;
     let allocation = route(tables, family, arrived).ok_or(Reason::NoRoute)?;
-    in_force(tables, config, allocation)?;
-    if allocation.action != ACTION_SEND {
+    in_force(tables, config, &allocation.terms)?;
+    if allocation.terms.action != ACTION_SEND {
         return Err(Reason::UnknownAction);
     }
-    let relayed_family = if allocation.flags & FLAG_V6 == 0 { Family::V4 } else { Family::V6 };
+    let relayed_family =
+        if allocation.terms.flags & FLAG_V6 == 0 { Family::V4 } else { Family::V6 };
     // Userspace finds no permission for either.
     if message.family != relayed_family || message.port == 0 {
         return Err(Reason::NoPermission);
     }
-    let relayed = (&allocation.src, allocation.src_port);
+    let relayed = (&allocation.src, allocation.terms.src_port);
     let allowed = permission(tables, config, message.family, relayed, &message.peer)?;
     let leaves = Way {
         src: allocation.src,
         dst: message.peer,
-        src_port: allocation.src_port,
+        src_port: allocation.terms.src_port,
         dst_port: message.port,
     };
     let route = &mut leaving.route;
     arrived.rewrite(family, &leaves, message.family, route);
-    route.flags |= allocation.flags & FLAG_POLICED;
-    route.slot = allocation.slot;
-    route.next_hop = allowed.to_peer;
+    route.terms.flags |= allocation.terms.flags & FLAG_POLICED;
+    route.terms.slot = allocation.terms.slot;
+    route.terms.next_hop = allowed.to_peer;
     Ok(())
 }

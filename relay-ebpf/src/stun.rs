@@ -92,10 +92,10 @@ impl Way {
         };
         route.src = new.src;
         route.dst = new.dst;
-        (route.src_port, route.dst_port) = (new.src_port, new.dst_port);
-        route.flags = if matches!(to, Family::V6) { FLAG_V6 } else { 0 };
-        route.udp_delta = fold(addresses + ports);
-        route.ip_delta = ip_delta;
+        (route.terms.src_port, route.terms.dst_port) = (new.src_port, new.dst_port);
+        route.terms.flags = if matches!(to, Family::V6) { FLAG_V6 } else { 0 };
+        route.terms.udp_delta = fold(addresses + ports);
+        route.terms.ip_delta = ip_delta;
     }
 }
 

@@ -1,7 +1,7 @@
 //! The IPv4 wire (RFC 791): reads, proves, looks up, and the straight paths of packets that come
 //! untagged and leave untagged on the same wire. RFC 8656 §14 says what is copied.
 
-use relay_common::abi::{Config, FLAG_V6, Reason, Route, RouteKeyV4};
+use relay_common::abi::{Config, FLAG_V6, Reason, Route, RouteKeyV4, Terms, other_place, place_v4};
 use relay_common::addr::Family;
 use relay_common::wire::checksum;
 use relay_common::wire::net::{
@@ -14,8 +14,7 @@ use crate::decide::{
 };
 use crate::general::{self, Place};
 use crate::leave::VERSION_IHL;
-use crate::tagged::Found;
-use crate::{Frame, Tables, Verdict, data, stun};
+use crate::{Frame, Tables, Verdict, data, stun, tagged};
 
 const HEADER_BYTES: u16 = 20;
 const _: () = assert!(IPV4_BYTES == HEADER_BYTES as usize);
@@ -39,25 +38,27 @@ pub(crate) fn relay<F: Frame, T: Tables>(
     // One straight path for each side: the verifier follows values better than their merging.
     match side {
         Side::Listening(..) => {
-            let found = find(tables, config, &old.ip, &old.udp, side)?;
-            let (route, now_ns) = found.ok_or(Reason::NoRoute)?;
-            if let Some((ip, plan)) = decide(frame, tables, route, old, side) {
-                if !plan.admitted(tables, now_ns) {
+            let key = key(&old.ip, &old.udp, side);
+            let found = straight(tables, config, &key)?.ok_or(Reason::NoRoute)?;
+            if let Some((ip, plan)) = decide(frame, tables, &found, old, side) {
+                if !plan.admitted(tables, found.now_ns) {
                     return Ok(Verdict::Drop(Reason::Policed));
                 }
                 return commit(frame, tables, &plan, STRIP, |new: &mut Ipv4Udp| {
                     write(new, ip, &plan);
                 });
             }
+            let route = find(tables, config, &key)?.ok_or(Reason::NoRoute)?;
             Ok(general::relay(frame, tables, route, place(LINK_BYTES, side)))
         }
         Side::Stun => Ok(stun::from_client(frame, tables, config, place(LINK_BYTES, side))),
         Side::Relayed => {
-            let Some((route, now_ns)) = find(tables, config, &old.ip, &old.udp, side)? else {
+            let key = key(&old.ip, &old.udp, side);
+            let Some(found) = straight(tables, config, &key)? else {
                 return Ok(data::relay(frame, tables, config, place(LINK_BYTES, side)));
             };
-            if let Some((ip, plan)) = decide(frame, tables, route, old, side) {
-                if !plan.admitted(tables, now_ns) {
+            if let Some((ip, plan)) = decide(frame, tables, &found, old, side) {
+                if !plan.admitted(tables, found.now_ns) {
                     return Ok(Verdict::Drop(Reason::Policed));
                 }
                 return commit(frame, tables, &plan, WRAP, |new: &mut Ipv4Channel| {
@@ -65,6 +66,7 @@ pub(crate) fn relay<F: Frame, T: Tables>(
                     plan.write_channel(&mut new.channel);
                 });
             }
+            let route = find(tables, config, &key)?.ok_or(Reason::NoRoute)?;
             Ok(general::relay(frame, tables, route, place(LINK_BYTES, side)))
         }
     }
@@ -78,7 +80,7 @@ pub(crate) fn find_at<'t, F: Frame, T: Tables>(
     tables: &'t T,
     config: &Config,
     ip_at: u32,
-    found: &mut Found,
+    found: &mut tagged::Found,
 ) -> Result<&'t Route, Reason> {
     let ip = frame.at::<Ipv4>(ip_at).ok_or(Reason::Truncated)?;
     let udp = frame.at::<Udp>(ip_at + u32::from(HEADER_BYTES)).ok_or(Reason::Truncated)?;
@@ -90,8 +92,7 @@ pub(crate) fn find_at<'t, F: Frame, T: Tables>(
         Side::Listening(..) => Reason::NoRoute,
         Side::Relayed => Reason::NoPermission,
     };
-    let (route, _) = find(tables, config, ip, udp, side)?.ok_or(miss)?;
-    Ok(route)
+    find(tables, config, &key(ip, udp, side))?.ok_or(miss)
 }
 
 #[inline(always)]
@@ -126,34 +127,65 @@ fn side(
     arrival(config, udp, channel)
 }
 
-/// Looks the route up; if there is one, it is in force at the time that comes with it.
+/// What a datagram is known by.
+#[inline(always)]
+fn key(ip: &Ipv4, udp: &Udp, side: Side) -> Key<2> {
+    let addresses: u64 = zerocopy::transmute!([ip.src, ip.dst]);
+    Key([addresses, key_tail(udp, side.channel())])
+}
+
+/// Looks the route up; if there is one, it is in force.
 #[inline(always)]
 fn find<'t, T: Tables>(
     tables: &'t T,
     config: &Config,
-    ip: &Ipv4,
-    udp: &Udp,
-    side: Side,
-) -> Result<Option<(&'t Route, u64)>, Reason> {
-    let addresses: u64 = zerocopy::transmute!([ip.src, ip.dst]);
-    let key = Key([addresses, key_tail(udp, side.channel())]);
+    key: &Key<2>,
+) -> Result<Option<&'t Route>, Reason> {
     let key: &RouteKeyV4 = zerocopy::transmute_ref!(&key.0);
     let Some(route) = tables.route_v4(key) else { return Ok(None) };
-    let now_ns = in_force(tables, config, route)?;
-    Ok(Some((route, now_ns)))
+    in_force(tables, config, &route.terms)?;
+    Ok(Some(route))
 }
 
-/// Gives the new IP header but for its addresses, and the rest as a plan; `None` is for the
-/// general path.
+/// What a straight path needs of a route, which is in force.
+struct Found<'t> {
+    terms: &'t Terms,
+    src: u32,
+    dst: u32,
+    now_ns: u64,
+}
+
+/// Looks a route up in its places, and if others stand there, where all are.
+#[inline(always)]
+fn straight<'t, T: Tables>(
+    tables: &'t T,
+    config: &Config,
+    key: &Key<2>,
+) -> Result<Option<Found<'t>>, Reason> {
+    let at = place_v4(&key.0, config.place_key);
+    let stands = |at| tables.straight_v4(at).filter(|place| key.is(&place.key));
+    let (terms, src, dst) = match stands(at).or_else(|| stands(other_place(at))) {
+        Some(place) => (&place.terms, place.src, place.dst),
+        None => {
+            let key: &RouteKeyV4 = zerocopy::transmute_ref!(&key.0);
+            let Some(route) = tables.route_v4(key) else { return Ok(None) };
+            (&route.terms, route.src[0], route.dst[0])
+        }
+    };
+    let now_ns = in_force(tables, config, terms)?;
+    Ok(Some(Found { terms, src, dst, now_ns }))
+}
+
+/// Gives the new IP header, and the rest as a plan; `None` is for the general path.
 #[inline(always)]
 fn decide<'t, F: Frame, T: Tables>(
     frame: &F,
     tables: &'t T,
-    route: &'t Route,
+    found: &Found<'t>,
     old: &Ipv4Udp,
     side: Side,
-) -> Option<(Kept, Plan<'t>)> {
-    if route.flags & FLAG_V6 != 0 {
+) -> Option<(IpWords, Plan<'t>)> {
+    if found.terms.flags & FLAG_V6 != 0 {
         return None;
     }
     let datagram = Datagram {
@@ -162,35 +194,28 @@ fn decide<'t, F: Frame, T: Tables>(
         udp: old.udp,
         hop_limit: old.ip.ttl,
     };
-    let plan = plan(tables, route, &datagram, &old.eth.dst, side)?;
+    let plan = plan(tables, found.terms, &datagram, &old.eth.dst, side)?;
     let total_len = be16(u16::from_be(plan.udp_len) + HEADER_BYTES);
-    let added = u32::from(route.ip_delta) + u32::from(plan.length_delta) + u32::from(HOP_DELTA);
+    let delta = u32::from(found.terms.ip_delta);
+    let added = delta + u32::from(plan.length_delta) + u32::from(HOP_DELTA);
     let checksum = checksum::update(old.ip.checksum, added);
-    let kept = Kept {
-        version_length: zerocopy::transmute!([[VERSION_IHL, old.ip.tos], total_len.to_ne_bytes()]),
-        id_fragment: zerocopy::transmute!([old.ip.id, old.ip.fragment]),
-        ttl_checksum: zerocopy::transmute!([
-            [old.ip.ttl - 1, PROTOCOL_UDP],
-            checksum.to_ne_bytes()
-        ]),
-    };
-    Some((kept, plan))
+    let words = [
+        zerocopy::transmute!([[VERSION_IHL, old.ip.tos], total_len.to_ne_bytes()]),
+        zerocopy::transmute!([old.ip.id, old.ip.fragment]),
+        zerocopy::transmute!([[old.ip.ttl - 1, PROTOCOL_UDP], checksum.to_ne_bytes()]),
+        found.src,
+        found.dst,
+    ];
+    Some((words, plan))
 }
 
-/// The first words of the new IP header: what comes from the old one.
-struct Kept {
-    version_length: u32,
-    id_fragment: u32,
-    ttl_checksum: u32,
-}
+/// An IP header.
+type IpWords = [u32; 5];
 
 #[inline(always)]
-fn write(new: &mut Ipv4Udp, kept: Kept, plan: &Plan<'_>) {
+fn write(new: &mut Ipv4Udp, ip: IpWords, plan: &Plan<'_>) {
     plan.write_link(&mut new.eth);
     new.eth.ether_type = ether_type::IPV4;
-    let Kept { version_length, id_fragment, ttl_checksum } = kept;
-    let Route { src, dst, .. } = *plan.route;
-    let words = [version_length, id_fragment, ttl_checksum, src[0], dst[0]];
-    new.ip = zerocopy::transmute!(words);
+    new.ip = zerocopy::transmute!(ip);
     plan.write_udp(&mut new.udp);
 }

@@ -1,7 +1,7 @@
 //! The IPv6 wire (RFC 8200): reads, proves, looks up, and the straight paths of packets that come
 //! untagged and leave untagged on the same wire. RFC 8656 §14 says what is copied.
 
-use relay_common::abi::{Config, FLAG_V6, Reason, Route, RouteKeyV6};
+use relay_common::abi::{Config, FLAG_V6, Reason, Route, RouteKeyV6, Terms, other_place, place_v6};
 use relay_common::addr::Family;
 use relay_common::wire::net::{
     Channel, IPV6_BYTES, Ipv6, Ipv6Channel, Ipv6Udp, PROTOCOL_UDP, Udp, be16, ether_type,
@@ -12,8 +12,7 @@ use crate::decide::{
     lengths, plan,
 };
 use crate::general::{self, Place, VERSION_CLASS_MASK};
-use crate::tagged::Found;
-use crate::{Frame, Tables, Verdict, data, stun};
+use crate::{Frame, Tables, Verdict, data, stun, tagged};
 
 const HEADER_BYTES: u16 = 40;
 const _: () = assert!(IPV6_BYTES == HEADER_BYTES as usize);
@@ -39,32 +38,35 @@ pub(crate) fn relay<F: Frame, T: Tables>(
     // One straight path for each side: the verifier follows values better than their merging.
     match side {
         Side::Listening(..) => {
-            let found = find(tables, config, &old.ip, &old.udp, side)?;
-            let (route, now_ns) = found.ok_or(Reason::NoRoute)?;
-            if let Some(plan) = decide(frame, tables, route, old, side) {
-                if !plan.admitted(tables, now_ns) {
+            let key = key(&old.ip, &old.udp, side);
+            let found = straight(tables, config, &key)?.ok_or(Reason::NoRoute)?;
+            if let Some(plan) = decide(frame, tables, &found, old, side) {
+                if !plan.admitted(tables, found.now_ns) {
                     return Ok(Verdict::Drop(Reason::Policed));
                 }
                 return commit(frame, tables, &plan, STRIP, |new: &mut Ipv6Udp| {
-                    write(new, kept, &plan);
+                    write(new, kept, &found, &plan);
                 });
             }
+            let route = find(tables, config, &key)?.ok_or(Reason::NoRoute)?;
             Ok(general::relay(frame, tables, route, place(LINK_BYTES, side)))
         }
         Side::Stun => Ok(stun::from_client(frame, tables, config, place(LINK_BYTES, side))),
         Side::Relayed => {
-            let Some((route, now_ns)) = find(tables, config, &old.ip, &old.udp, side)? else {
+            let key = key(&old.ip, &old.udp, side);
+            let Some(found) = straight(tables, config, &key)? else {
                 return Ok(data::relay(frame, tables, config, place(LINK_BYTES, side)));
             };
-            if let Some(plan) = decide(frame, tables, route, old, side) {
-                if !plan.admitted(tables, now_ns) {
+            if let Some(plan) = decide(frame, tables, &found, old, side) {
+                if !plan.admitted(tables, found.now_ns) {
                     return Ok(Verdict::Drop(Reason::Policed));
                 }
                 return commit(frame, tables, &plan, WRAP, |new: &mut Ipv6Channel| {
-                    write(&mut new.outer, kept, &plan);
+                    write(&mut new.outer, kept, &found, &plan);
                     plan.write_channel(&mut new.channel);
                 });
             }
+            let route = find(tables, config, &key)?.ok_or(Reason::NoRoute)?;
             Ok(general::relay(frame, tables, route, place(LINK_BYTES, side)))
         }
     }
@@ -78,7 +80,7 @@ pub(crate) fn find_at<'t, F: Frame, T: Tables>(
     tables: &'t T,
     config: &Config,
     ip_at: u32,
-    found: &mut Found,
+    found: &mut tagged::Found,
 ) -> Result<&'t Route, Reason> {
     let ip = frame.at::<Ipv6>(ip_at).ok_or(Reason::Truncated)?;
     let udp = frame.at::<Udp>(ip_at + u32::from(HEADER_BYTES)).ok_or(Reason::Truncated)?;
@@ -90,8 +92,7 @@ pub(crate) fn find_at<'t, F: Frame, T: Tables>(
         Side::Listening(..) => Reason::NoRoute,
         Side::Relayed => Reason::NoPermission,
     };
-    let (route, _) = find(tables, config, ip, udp, side)?.ok_or(miss)?;
-    Ok(route)
+    find(tables, config, &key(ip, udp, side))?.ok_or(miss)
 }
 
 #[inline(always)]
@@ -123,22 +124,54 @@ fn side(
     arrival(config, udp, channel)
 }
 
-/// Looks the route up; if there is one, it is in force at the time that comes with it.
+/// What a datagram is known by.
+#[inline(always)]
+fn key(ip: &Ipv6, udp: &Udp, side: Side) -> Key<5> {
+    let [a, b]: [u64; 2] = zerocopy::transmute!(ip.src);
+    let [c, d]: [u64; 2] = zerocopy::transmute!(ip.dst);
+    Key([a, b, c, d, key_tail(udp, side.channel())])
+}
+
+/// Looks the route up; if there is one, it is in force.
 #[inline(always)]
 fn find<'t, T: Tables>(
     tables: &'t T,
     config: &Config,
-    ip: &Ipv6,
-    udp: &Udp,
-    side: Side,
-) -> Result<Option<(&'t Route, u64)>, Reason> {
-    let [a, b]: [u64; 2] = zerocopy::transmute!(ip.src);
-    let [c, d]: [u64; 2] = zerocopy::transmute!(ip.dst);
-    let key = Key([a, b, c, d, key_tail(udp, side.channel())]);
+    key: &Key<5>,
+) -> Result<Option<&'t Route>, Reason> {
     let key: &RouteKeyV6 = zerocopy::transmute_ref!(&key.0);
     let Some(route) = tables.route_v6(key) else { return Ok(None) };
-    let now_ns = in_force(tables, config, route)?;
-    Ok(Some((route, now_ns)))
+    in_force(tables, config, &route.terms)?;
+    Ok(Some(route))
+}
+
+/// What a straight path needs of a route, which is in force.
+struct Found<'t> {
+    terms: &'t Terms,
+    src: &'t [u32; 4],
+    dst: &'t [u32; 4],
+    now_ns: u64,
+}
+
+/// Looks a route up in its places, and if others stand there, where all are.
+#[inline(always)]
+fn straight<'t, T: Tables>(
+    tables: &'t T,
+    config: &Config,
+    key: &Key<5>,
+) -> Result<Option<Found<'t>>, Reason> {
+    let at = place_v6(&key.0, config.place_key);
+    let stands = |at| tables.straight_v6(at).filter(|place| key.is(&place.key));
+    let (terms, src, dst) = match stands(at).or_else(|| stands(other_place(at))) {
+        Some(place) => (&place.terms, &place.src, &place.dst),
+        None => {
+            let key: &RouteKeyV6 = zerocopy::transmute_ref!(&key.0);
+            let Some(route) = tables.route_v6(key) else { return Ok(None) };
+            (&route.terms, &route.src, &route.dst)
+        }
+    };
+    let now_ns = in_force(tables, config, terms)?;
+    Ok(Some(Found { terms, src, dst, now_ns }))
 }
 
 /// `None` is for the general path.
@@ -146,12 +179,12 @@ fn find<'t, T: Tables>(
 fn decide<'t, F: Frame, T: Tables>(
     frame: &F,
     tables: &'t T,
-    route: &'t Route,
+    found: &Found<'t>,
     old: &Ipv6Udp,
     side: Side,
 ) -> Option<Plan<'t>> {
     // RFC 8200 §8.1: there must be a checksum; without it there is nothing to adjust.
-    if route.flags & FLAG_V6 == 0 || old.udp.checksum == 0 {
+    if found.terms.flags & FLAG_V6 == 0 || old.udp.checksum == 0 {
         return None;
     }
     let datagram = Datagram {
@@ -160,18 +193,18 @@ fn decide<'t, F: Frame, T: Tables>(
         udp: old.udp,
         hop_limit: old.ip.hop_limit,
     };
-    plan(tables, route, &datagram, &old.eth.dst, side)
+    plan(tables, found.terms, &datagram, &old.eth.dst, side)
 }
 
 /// `kept` are version and traffic class, and the old hop limit.
 #[inline(always)]
-fn write(new: &mut Ipv6Udp, (class, hop_limit): (u16, u8), plan: &Plan<'_>) {
+fn write(new: &mut Ipv6Udp, (class, hop_limit): (u16, u8), found: &Found<'_>, plan: &Plan<'_>) {
     plan.write_link(&mut new.eth);
     new.eth.ether_type = ether_type::IPV6;
     let version_class_flow: u32 = zerocopy::transmute!([class, 0]);
     let hops = u16::from_ne_bytes([PROTOCOL_UDP, hop_limit - 1]);
     let length_hops: u32 = zerocopy::transmute!([plan.udp_len, hops]);
-    let ([a, b, c, d], [e, f, g, h]) = (plan.route.src, plan.route.dst);
+    let ([a, b, c, d], [e, f, g, h]) = (*found.src, *found.dst);
     new.ip = zerocopy::transmute!([version_class_flow, length_hops, a, b, c, d, e, f, g, h]);
     plan.write_udp(&mut new.udp);
 }

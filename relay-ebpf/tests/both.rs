@@ -18,7 +18,7 @@ use common::*;
 use indications::{Sealed, install_answer};
 use relay_common::abi::{Config, Reason};
 use relay_common::addr::Family;
-use relay_common::route::{self, Binding, Entry, HairpinEnd, Leg, PermissionEntry, Stamp};
+use relay_common::route::{self, Binding, HairpinEnd, Leg, PermissionEntry, Stamp};
 use relay_common::wire::channel_data::{ChannelNumber, ChannelRange};
 use relay_ebpf::{Verdict, step};
 use relay_turn::Permission;
@@ -102,7 +102,7 @@ impl World {
         for told in std::mem::take(&mut self.server.permissions) {
             let Permission { five_tuple, relayed, peer, deadline_ns, .. } = told;
             let allocation_ns = told.allocation_deadline_ns;
-            self.insert(route::send(&five_tuple, relayed, stamp, allocation_ns).unwrap());
+            self.tables.insert(route::send(&five_tuple, relayed, stamp, allocation_ns).unwrap());
             let hops = [hop::SAME; 2];
             let entry = route::permission(&five_tuple, relayed, peer, stamp, deadline_ns, hops);
             match entry.unwrap() {
@@ -128,8 +128,8 @@ impl World {
         };
         let (a, b) = (end(a, CHANNELS[1]), end(b, CHANNELS[2]));
         let leg = Leg { deadline_ns: FUTURE, next_hop: hop::SAME };
-        self.insert(route::hairpin(&a, &b, leg).unwrap());
-        self.insert(route::hairpin(&b, &a, leg).unwrap());
+        self.tables.insert(route::hairpin(&a, &b, leg).unwrap());
+        self.tables.insert(route::hairpin(&b, &a, leg).unwrap());
     }
 
     /// What the server told its datapath.
@@ -150,14 +150,7 @@ impl World {
                 to_peer: leg(told.client_to_peer_deadline_ns),
                 to_client: leg(told.peer_to_client_deadline_ns),
             });
-            entries.unwrap().into_iter().for_each(|entry| self.insert(entry));
-        }
-    }
-
-    fn insert(&mut self, entry: Entry) {
-        match entry {
-            Entry::V4(key, route) => drop(self.tables.v4.insert(key, route)),
-            Entry::V6(key, route) => drop(self.tables.v6.insert(key, route)),
+            entries.unwrap().into_iter().for_each(|entry| self.tables.insert(entry));
         }
     }
 

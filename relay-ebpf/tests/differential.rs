@@ -107,16 +107,16 @@ fn world(random: &mut Random) -> HostTables {
             let other = random.pick(&[1u8, 2, 3]);
             let slot = u32::from(index) * 3;
             let change = |route: &mut Route| {
-                (route.slot, route.peer_slot) = (slot, slot + 1);
+                (route.terms.slot, route.terms.peer_slot) = (slot, slot + 1);
                 // Of the valid ones, every third has limits.
-                route.flags |= if index % 3 == 0 || flaw == 6 { FLAG_POLICED } else { 0 };
+                route.terms.flags |= if index % 3 == 0 || flaw == 6 { FLAG_POLICED } else { 0 };
                 match flaw {
-                    0 => route.deadline_ns = PAST,
-                    1 => route.deadline_ns = 0,
-                    2 => route.epoch = EPOCH - 1,
-                    3 => route.epoch = EPOCH + 1,
-                    4 => route.action = action,
-                    5 => route.action = other,
+                    0 => route.terms.deadline_ns = PAST,
+                    1 => route.terms.deadline_ns = 0,
+                    2 => route.terms.epoch = EPOCH - 1,
+                    3 => route.terms.epoch = EPOCH + 1,
+                    4 => route.terms.action = action,
+                    5 => route.terms.action = other,
                     _ => {}
                 }
             };
@@ -126,7 +126,26 @@ fn world(random: &mut Random) -> HostTables {
             limit(random, &mut tables, slot, flaw == 6);
         }
     }
+    crowd(random, &mut tables.places);
     tables
+}
+
+/// Gives a third of the places to others: to keys that no packet here has, but for a bit the same.
+fn crowd(random: &mut Random, places: &mut HostPlaces) {
+    let mut v4: Vec<_> = places.v4.iter_mut().collect();
+    v4.sort_unstable_by_key(|(place, _)| **place);
+    for (index, straight) in v4 {
+        if random.one_in(3) {
+            straight.key[usize::from(index % 2 == 0)] ^= 1 << random.below(64);
+        }
+    }
+    let mut v6: Vec<_> = places.v6.iter_mut().collect();
+    v6.sort_unstable_by_key(|(place, _)| **place);
+    for (_, straight) in v6 {
+        if random.one_in(3) {
+            straight.key[random.below(5)] ^= 1 << random.below(64);
+        }
+    }
 }
 
 /// Limits of a binding's slot and of a hairpin's second one.

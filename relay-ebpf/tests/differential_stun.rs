@@ -83,10 +83,10 @@ fn world(random: &mut Random, near_v6: bool, far_v6: bool) -> HostTables {
         };
         let ends = ends(index, near_v6, far_v6);
         install_send(&mut tables, &ends, |route: &mut Route| match flaw {
-            0 => route.deadline_ns = PAST,
-            1 => route.epoch += 1,
-            2 => route.action = 1,
-            3 => route.flags ^= 1,
+            0 => route.terms.deadline_ns = PAST,
+            1 => route.terms.epoch += 1,
+            2 => route.terms.action = 1,
+            3 => route.terms.flags ^= 1,
             _ => {}
         });
         install_permission(

@@ -9,7 +9,7 @@ mod common;
 
 use case::*;
 use common::*;
-use relay_common::abi::{Reason, Route};
+use relay_common::abi::{Reason, Route, other_place};
 use relay_ebpf::{Verdict, step};
 
 /// Tables with one binding, changed by `change`.
@@ -34,6 +34,55 @@ fn valid_packets_are_relayed_both_ways_in_both_families() {
     }
     assert_eq!(TX_UP.reason(), Reason::ClientToPeer);
     assert_eq!(TX_DOWN.reason(), Reason::PeerToClient);
+}
+
+/// A route in either of its places needs no other look-up.
+#[test]
+fn a_straight_route_is_found_in_its_places() {
+    for ends in families() {
+        let mut tables = bound(&ends, hop::SAME, |_| {});
+        (tables.v4, tables.v6) = Default::default();
+        let (ask, answer) = (ends.ask(CHANNEL, DATA), ends.answer(DATA));
+        let last = Datagram { hop_limit: 1, ..ask.clone() };
+        let cases = [
+            relayed("client to peer", &ask, TX_UP, &to_peer(&ends, DATA)),
+            relayed("peer to client", &answer, TX_DOWN, &to_client(&ends, DATA)),
+            // What is not straight of such packets is for the other look-up.
+            passed("its last hop", last.bytes(), Reason::NoRoute),
+        ];
+        for _ in 0..2 {
+            for case in &cases {
+                check_frame(&tables, case, &mut HostFrame::new(&case.frame));
+            }
+            let HostPlaces { v4, v6, .. } = &mut tables.places;
+            *v4 = v4.drain().map(|(place, straight)| (other_place(place), straight)).collect();
+            *v6 = v6.drain().map(|(place, straight)| (other_place(place), straight)).collect();
+        }
+    }
+}
+
+/// Whatever bit of the key differs, what stands in the place is another's.
+#[test]
+fn a_place_of_another_key_is_another_routes() {
+    for ends in families() {
+        let cases = [
+            relayed("up", &ends.ask(CHANNEL, DATA), TX_UP, &to_peer(&ends, DATA)),
+            relayed("down", &ends.answer(DATA), TX_DOWN, &to_client(&ends, DATA)),
+        ];
+        for bit in 0..5 * 64 {
+            let mut tables = bound(&ends, hop::SAME, |_| {});
+            let (word, bit) = (bit / 64, 1 << (bit % 64));
+            for place in tables.places.v4.values_mut() {
+                place.key[word % 2] ^= bit;
+                place.terms.next_hop = hop::OTHER;
+            }
+            for place in tables.places.v6.values_mut() {
+                place.key[word] ^= bit;
+                place.terms.next_hop = hop::OTHER;
+            }
+            cases.iter().for_each(|case| check(&tables, case));
+        }
+    }
 }
 
 #[test]
@@ -372,18 +421,20 @@ fn what_makes_a_route_unusable() {
             let case = |what, reason, hop, change: fn(&mut Route)| {
                 check(&bound(&ends, hop, change), &passed(what, frame.clone(), reason));
             };
-            case("at its deadline", Reason::Expired, hop::SAME, |r| r.deadline_ns = NOW);
-            case("long over", Reason::Expired, hop::SAME, |r| r.deadline_ns = 0);
-            case("older epoch", Reason::StaleEpoch, hop::SAME, |r| r.epoch = EPOCH - 1);
-            case("newer epoch", Reason::StaleEpoch, hop::SAME, |r| r.epoch = EPOCH + 1);
-            case("action 0", Reason::UnknownAction, hop::SAME, |r| r.action = 0);
-            case("action 9", Reason::UnknownAction, hop::SAME, |r| r.action = 9);
-            case("other side's", Reason::UnknownAction, hop::SAME, |r| r.action = 3 - r.action);
+            case("at its deadline", Reason::Expired, hop::SAME, |r| r.terms.deadline_ns = NOW);
+            case("long over", Reason::Expired, hop::SAME, |r| r.terms.deadline_ns = 0);
+            case("older epoch", Reason::StaleEpoch, hop::SAME, |r| r.terms.epoch = EPOCH - 1);
+            case("newer epoch", Reason::StaleEpoch, hop::SAME, |r| r.terms.epoch = EPOCH + 1);
+            case("action 0", Reason::UnknownAction, hop::SAME, |r| r.terms.action = 0);
+            case("action 9", Reason::UnknownAction, hop::SAME, |r| r.terms.action = 9);
+            case("other side's", Reason::UnknownAction, hop::SAME, |r| {
+                r.terms.action = 3 - r.terms.action;
+            });
             case("unresolved", Reason::NextHopUnresolved, hop::UNRESOLVED, |_| {});
             case("no such hop", Reason::NextHopUnresolved, hop::ABSENT, |_| {});
             case("no such port", Reason::NextHopUnresolved, hop::NO_PORT, |_| {});
         }
-        let tables = bound(&ends, hop::SAME, |r| r.deadline_ns = NOW + 1);
+        let tables = bound(&ends, hop::SAME, |r| r.terms.deadline_ns = NOW + 1);
         let ask = ends.ask(CHANNEL, DATA);
         check(&tables, &relayed("just in time", &ask, TX_UP, &to_peer(&ends, DATA)));
         for hop_limit in [0, 1] {

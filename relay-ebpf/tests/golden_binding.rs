@@ -167,10 +167,10 @@ fn the_destination_must_be_a_server_that_answers() {
         off.config.answer_cost_ns = 0;
         passes(&off, "switched off", &frame, Reason::Stun);
         let with = |change: fn(&mut Route)| listening(&ends, change);
-        passes(&with(|r| r.epoch -= 1), "old", &frame, Reason::StaleEpoch);
-        passes(&with(|r| r.deadline_ns = NOW), "over", &frame, Reason::Expired);
-        passes(&with(|r| r.action = 1), "another action", &frame, Reason::Stun);
-        let last = with(|r| r.deadline_ns = NOW + 1);
+        passes(&with(|r| r.terms.epoch -= 1), "old", &frame, Reason::StaleEpoch);
+        passes(&with(|r| r.terms.deadline_ns = NOW), "over", &frame, Reason::Expired);
+        passes(&with(|r| r.terms.action = 1), "another action", &frame, Reason::Stun);
+        let last = with(|r| r.terms.deadline_ns = NOW + 1);
         check(&last, "just in time", &frame, ANSWERED, &answer(&ends, Sealed::Yes));
         let tables = listening(&ends, |_| {});
         for (what, to) in [

@@ -179,9 +179,7 @@ fn to_other(to: &Ends, data: &[u8]) -> Datagram {
 fn a_hairpin_is_for_a_listening_port_only() {
     for ends in families() {
         let mut tables = bound(&ends, hop::SAME);
-        for route in tables.v4.values_mut().chain(tables.v6.values_mut()) {
-            route.action = relay_common::abi::ACTION_SWAP;
-        }
+        tables.change(|route| route.terms.action = relay_common::abi::ACTION_SWAP);
         let frame = ends.answer(DATA).bytes();
         check(&tables, &passed("from a peer", frame, Reason::UnknownAction));
     }
@@ -310,9 +308,7 @@ fn padding_of_channel_data_is_cut_off_whatever_it_holds() {
 
 /// Buckets are nanoseconds; the clock stands at `NOW`.
 fn policed(tables: &mut HostTables, slot: u32, direction: Direction, limits: Policer) {
-    for route in tables.v4.values_mut().chain(tables.v6.values_mut()) {
-        route.flags |= relay_common::abi::FLAG_POLICED;
-    }
+    tables.change(|route| route.terms.flags |= relay_common::abi::FLAG_POLICED);
     tables.policers.insert((slot, direction), HostPolicer { limits, ..HostPolicer::default() });
 }
 
@@ -385,7 +381,7 @@ fn without_the_flag_no_limit_holds() {
     let mut tables = bound(&ends, hop::SAME);
     policed(&mut tables, SLOT, UP, LIMITS);
     tables.policers[&(SLOT, UP)].packets_full_ns.set(u64::MAX);
-    tables.v4.values_mut().for_each(|route| route.flags = 0);
+    tables.change(|route| route.terms.flags = 0);
     check(&tables, &relayed("free", &ends.ask(CHANNEL, DATA), TX_UP, &to_peer(&ends, DATA)));
 }
 

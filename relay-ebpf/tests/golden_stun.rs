@@ -188,16 +188,16 @@ mod send {
                 passes(&permitted(&ends, hop, change, and), what, &bytes, reason);
             };
             let same = hop::SAME;
-            case("allocation over", Reason::Expired, same, |r| r.deadline_ns = NOW, |_| {});
+            case("allocation over", Reason::Expired, same, |r| r.terms.deadline_ns = NOW, |_| {});
             case("permission over", Reason::Expired, same, |_| {}, |p| p.deadline_ns = NOW);
-            case("old allocation", Reason::StaleEpoch, same, |r| r.epoch -= 1, |_| {});
+            case("old allocation", Reason::StaleEpoch, same, |r| r.terms.epoch -= 1, |_| {});
             case("old permission", Reason::StaleEpoch, same, |_| {}, |p| p.epoch += 1);
-            case("another action", Reason::UnknownAction, same, |r| r.action = 1, |_| {});
-            case("other family", Reason::NoPermission, same, |r| r.flags ^= FLAG_V6, |_| {});
+            case("another action", Reason::UnknownAction, same, |r| r.terms.action = 1, |_| {});
+            case("other family", Reason::NoPermission, same, |r| r.terms.flags ^= FLAG_V6, |_| {});
             case("unresolved", Reason::NextHopUnresolved, hop::UNRESOLVED, |_| {}, |_| {});
             case("no such hop", Reason::NextHopUnresolved, hop::ABSENT, |_| {}, |_| {});
             case("no such port", Reason::NextHopUnresolved, hop::NO_PORT, |_| {}, |_| {});
-            let last = |r: &mut Route| r.deadline_ns = NOW + 1;
+            let last = |r: &mut Route| r.terms.deadline_ns = NOW + 1;
             let tables = permitted(&ends, same, last, |p| p.deadline_ns = NOW + 1);
             relays(&tables, "just in time", &frame, b"data", &out(&ends, b"data"));
             passes(&super::tables(), "no allocation", &bytes, Reason::NoRoute);
@@ -236,7 +236,7 @@ mod send {
     #[test]
     fn the_allocation_is_policed() {
         for ends in mixes() {
-            let mut tables = permitted(&ends, hop::SAME, |r| r.flags |= FLAG_POLICED, |_| {});
+            let mut tables = permitted(&ends, hop::SAME, |r| r.terms.flags |= FLAG_POLICED, |_| {});
             police(&mut tables, Direction::ClientToPeer);
             let frame = ask(&ends, b"data");
             elsewhere(&tables, &frame);

@@ -263,6 +263,7 @@ fn try_kernel(
             config.limits.allocation_bytes_per_sec,
             config.limits.allocation_packets_per_sec,
         ),
+        place_key: random_word()?,
     };
     let (sender, changes) = unbounded_channel();
     match Kernel::load(&settings, pins(&config.datapath.pin)?, sender) {
@@ -308,11 +309,10 @@ fn answering(config: &Config, place: &Place) -> anyhow::Result<Option<Answering>
     let is_plain = |listen: &&SocketAddr| {
         config.discoveries.iter().all(|discovery| discovery.other(**listen).is_none())
     };
-    let [a, b, c, d, e, f, g, h, ..] = random()?;
     Ok(Some(Answering {
         servers: place.listen.iter().filter(is_plain).copied().map(ServerAddr::new).collect(),
         replies_per_sec: config.limits.unauthenticated_replies_per_sec,
-        budget_key: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        budget_key: random_word()?,
     }))
 }
 
@@ -527,6 +527,12 @@ fn offers(config: &Config, shard: u32) -> anyhow::Result<Offers> {
 
 const fn channel_range(config: &Config) -> ChannelRange {
     if config.rfc5766_channel_numbers { ChannelRange::Rfc5766 } else { ChannelRange::Rfc8656 }
+}
+
+/// Eight bytes of key material.
+fn random_word() -> anyhow::Result<u64> {
+    let [a, b, c, d, e, f, g, h, ..] = random()?;
+    Ok(u64::from_ne_bytes([a, b, c, d, e, f, g, h]))
 }
 
 /// Key material from the operating system.

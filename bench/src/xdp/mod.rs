@@ -11,6 +11,7 @@ mod report;
 mod samples;
 mod shapes;
 mod stage;
+mod straight;
 mod stun;
 mod tables;
 mod yardstick;

@@ -10,10 +10,12 @@ use relay_common::abi::{
 };
 use relay_common::addr::Family;
 use relay_common::route::{Entry, PermissionEntry};
+use relay_common::straight;
 use relay_common::wire::channel_data::ChannelRange;
 use relay_common::wire::net::be16;
 use zerocopy::FromBytes as _;
 
+use super::straight::Straight;
 use super::tables;
 
 /// The loaded program.
@@ -53,6 +55,7 @@ impl Relay {
         let config = Config {
             answer_cost_ns: tables::ANSWER_COST.0,
             answer_burst_ns: tables::ANSWER_COST.1,
+            place_key: tables::PLACE_KEY,
             abi_version: ABI_VERSION,
             epoch: tables::EPOCH,
             relayed_first: tables::RELAYED_PORTS.0,
@@ -126,7 +129,7 @@ impl Relay {
                     .insert(key, route, 0)?;
             }
         }
-        Ok(())
+        straight::put(&mut Straight(&mut self.ebpf), tables::PLACE_KEY, &entry)
     }
 
     fn permit(&mut self, entry: PermissionEntry) -> anyhow::Result<()> {

@@ -17,6 +17,8 @@ use relay_common::wire::net::{be16, ether_type};
 const INTERFACE: u32 = 1;
 /// The epoch of all routes.
 pub(super) const EPOCH: u16 = 1;
+/// Which routes share a place; a relay draws it by lot.
+pub(super) const PLACE_KEY: u64 = 0x7E57_7E57_7E57_7E57;
 /// The listening port. The yardstick has it as a literal.
 pub(super) const LISTEN_PORT: u16 = 3478;
 /// Ports of the relayed range, as a configuration has them.

@@ -70,22 +70,26 @@ impl Value {
         let hop_limit = [[2, 0], [1, 0]].map(u16::from_ne_bytes);
         let hop_limit = checksum::delta(&hop_limit[..1], &hop_limit[1..]);
         Self {
-            deadline_ns: route.deadline_ns,
+            deadline_ns: route.terms.deadline_ns,
             src: route.src[0],
             dst: route.dst[0],
-            ports: [route.src_port, route.dst_port],
+            ports: [route.terms.src_port, route.terms.dst_port],
             macs: [hop.dst_mac, hop.src_mac],
-            ip_delta: checksum::fold(checksum::sum_words(&[route.ip_delta, length, hop_limit])),
+            ip_delta: checksum::fold(checksum::sum_words(&[
+                route.terms.ip_delta,
+                length,
+                hop_limit,
+            ])),
             // UDP's length is in its header and in the pseudo-header.
             udp_delta: checksum::fold(checksum::sum_words(&[
-                route.udp_delta,
+                route.terms.udp_delta,
                 length,
                 length,
                 channel,
             ])),
-            channel: route.channel,
+            channel: route.terms.channel,
             reserved: 0,
-            count: count_index(route.slot, direction),
+            count: count_index(route.terms.slot, direction),
             reserved_too: 0,
         }
     }

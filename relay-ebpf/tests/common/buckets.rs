@@ -36,7 +36,7 @@ impl Word for HostWord<'_> {
 }
 
 /// A policer: what userspace wrote, and its two buckets.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct HostPolicer {
     pub limits: Policer,
     pub packets_full_ns: Cell<u64>,

@@ -7,9 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use relay_common::abi::{Permission, Route};
 use relay_common::addr::{RelayedAddr, ServerAddr};
-use relay_common::route::{self, Entry, PermissionEntry, Stamp};
+use relay_common::route::{self, PermissionEntry, Stamp};
 
-use crate::common::{EPOCH, Ends, FUTURE, HostTables, SLOT, binding};
+use crate::common::{EPOCH, Ends, FUTURE, HostTables, SLOT, binding, put};
 
 pub const BINDING_REQUEST: u16 = 0x0001;
 pub const BINDING_SUCCESS: u16 = 0x0101;
@@ -125,25 +125,12 @@ pub fn install_send(tables: &mut HostTables, ends: &Ends, change: impl Fn(&mut R
     let stamp = Stamp { slot: SLOT, epoch: EPOCH, policed: false };
     let relayed = RelayedAddr::new(ends.relayed);
     let entry = route::send(&binding(ends, 0).five_tuple, relayed, stamp, FUTURE).unwrap();
-    install_entry(tables, entry, change);
+    put(tables, entry, change);
 }
 
 /// Lets Binding requests to a server be answered.
 pub fn install_answer(tables: &mut HostTables, server: SocketAddr, change: impl Fn(&mut Route)) {
-    install_entry(tables, route::answer(ServerAddr::new(server), EPOCH), change);
-}
-
-fn install_entry(tables: &mut HostTables, entry: Entry, change: impl Fn(&mut Route)) {
-    match entry {
-        Entry::V4(key, mut route) => {
-            change(&mut route);
-            tables.v4.insert(key, route);
-        }
-        Entry::V6(key, mut route) => {
-            change(&mut route);
-            tables.v6.insert(key, route);
-        }
-    }
+    put(tables, route::answer(ServerAddr::new(server), EPOCH), change);
 }
 
 /// A permission for the peer's address; `hops` are towards the client and towards the peer.

@@ -10,8 +10,8 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, xdp::DevMap};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use relay_common::abi::{
-    self, Config, Count, LinkKey, NextHop, Permission, Policer, Reason, Route, RouteKeyV4,
-    RouteKeyV6, Station,
+    self, Config, Count, GROUP_SLOTS, LinkKey, NextHop, Permission, Policer, Reason, Route,
+    RouteKeyV4, RouteKeyV6, SlotGroup, Station, StraightV4, StraightV6,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -108,6 +108,16 @@ impl Kernel {
         DevMap::try_from(ports)?.set(PORT, INGRESS, None, 0)?;
         self.hash::<_, _, V4, ROUTE>(abi::map::ROUTES_V4, tables.v4.iter())?;
         self.hash::<_, _, V6, ROUTE>(abi::map::ROUTES_V6, tables.v6.iter())?;
+        const STRAIGHT_V4: usize = size_of::<StraightV4>();
+        const STRAIGHT_V6: usize = size_of::<StraightV6>();
+        let mut places = self.array::<STRAIGHT_V4>(abi::map::STRAIGHT_V4)?;
+        for (place, straight) in &tables.places.v4 {
+            places.set(*place, raw::<_, STRAIGHT_V4>(straight), 0)?;
+        }
+        let mut places = self.array::<STRAIGHT_V6>(abi::map::STRAIGHT_V6)?;
+        for (place, straight) in &tables.places.v6 {
+            places.set(*place, raw::<_, STRAIGHT_V6>(straight), 0)?;
+        }
         let (v4, v6) = (tables.permissions_v4.iter(), tables.permissions_v6.iter());
         self.hash::<_, _, V4, ALLOWED>(abi::map::PERMISSIONS_V4, v4)?;
         self.hash::<_, _, V6, ALLOWED>(abi::map::PERMISSIONS_V6, v6)?;
@@ -195,6 +205,15 @@ impl Kernel {
 
     /// A slot's counter of one direction.
     pub fn slot(&self, slot: u32, direction: abi::Direction) -> Result<Count, Failure> {
-        self.count(abi::map::SLOTS, slot * 2 + direction as u32)
+        let map = self.ebpf.map(abi::map::SLOTS).ok_or("no such map")?;
+        let map = PerCpuArray::<_, [u8; size_of::<SlotGroup>()]>::try_from(map)?;
+        let mut total = Count::default();
+        for cpu in map.get(&(slot / GROUP_SLOTS), 0)?.iter() {
+            let group = SlotGroup::read_from_bytes(cpu).map_err(|_| "a group's size")?;
+            let count = group.counts[direction as usize][(slot % GROUP_SLOTS) as usize];
+            total.packets += count.packets;
+            total.bytes += count.bytes;
+        }
+        Ok(total)
     }
 }

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "only tests use it, and each number here fits")]
 
 mod buckets;
+mod entries;
+mod places;
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
@@ -14,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use relay_common::abi::{
     ABI_VERSION, BUDGETS_MAX, Config, Count, Direction, LISTEN_PORTS_MAX, LinkKey, NEXT_HOP_VALID,
     NextHop, Permission, PermissionKeyV4, PermissionKeyV6, Reason, Route, RouteKeyV4, RouteKeyV6,
-    STATIONS_MAX, Station, TAGS_MAX, Tag,
+    STATIONS_MAX, Station, StraightV4, StraightV6, TAGS_MAX, Tag,
 };
 use relay_common::addr::{ClientAddr, FiveTuple, PeerAddr, RelayedAddr, ServerAddr, Transport};
 use relay_common::route::{self, Binding, Entry, HairpinEnd, Leg, Stamp};
@@ -23,6 +25,7 @@ use relay_ebpf::{FibQuery, Frame, Leaving, Policing, Tables, Verdict};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub use buckets::*;
+pub use places::HostPlaces;
 
 /// The interface that frames arrive on: the one that BPF_PROG_TEST_RUN uses.
 pub const INGRESS: u32 = 1;
@@ -276,8 +279,10 @@ impl Frame for HostFrame {
 pub struct HostTables {
     pub config: Config,
     pub now_ns: u64,
+    /// Changed by [`Self::insert`] and [`Self::remove`], as the appliance does it.
     pub v4: HashMap<RouteKeyV4, Route>,
     pub v6: HashMap<RouteKeyV6, Route>,
+    pub places: HostPlaces,
     pub permissions_v4: HashMap<PermissionKeyV4, Permission>,
     pub permissions_v6: HashMap<PermissionKeyV6, Permission>,
     pub next_hops: Vec<NextHop>,
@@ -310,6 +315,12 @@ impl Tables for HostTables {
     }
     fn route_v6(&self, key: &RouteKeyV6) -> Option<&Route> {
         self.v6.get(key)
+    }
+    fn straight_v4(&self, place: u32) -> Option<&StraightV4> {
+        Some(self.places.stands_v4(place))
+    }
+    fn straight_v6(&self, place: u32) -> Option<&StraightV6> {
+        Some(self.places.stands_v6(place))
     }
     fn permission_v4(&self, key: &PermissionKeyV4) -> Option<&Permission> {
         self.permissions_v4.get(key)
@@ -443,11 +454,13 @@ pub fn tables() -> HostTables {
             channel_last: ChannelRange::Rfc8656.last(),
             listen_ports_count: 2,
             listen_ports,
+            place_key: 0x5EED,
             ..Config::default()
         },
         now_ns: NOW,
         v4: HashMap::new(),
         v6: HashMap::new(),
+        places: HostPlaces::default(),
         next_hops: vec![
             same,
             NextHop { ifindex: EGRESS, port: PORT, ..same },
@@ -551,17 +564,10 @@ pub fn install(tables: &mut HostTables, binding: &Binding, change: impl Fn(&mut 
 }
 
 /// Puts an entry into the tables, its route changed by `change`.
-pub fn put(tables: &mut HostTables, entry: Entry, change: impl Fn(&mut Route)) {
-    match entry {
-        Entry::V4(key, mut route) => {
-            change(&mut route);
-            tables.v4.insert(key, route);
-        }
-        Entry::V6(key, mut route) => {
-            change(&mut route);
-            tables.v6.insert(key, route);
-        }
-    }
+pub fn put(tables: &mut HostTables, mut entry: Entry, change: impl Fn(&mut Route)) {
+    let (Entry::V4(_, route) | Entry::V6(_, route)) = &mut entry;
+    change(route);
+    tables.insert(entry);
 }
 
 /// The channel of a hairpin's receiver.

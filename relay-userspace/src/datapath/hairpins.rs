@@ -165,9 +165,12 @@ mod tests {
         fn shown(&self) -> Vec<(u32, u32, u64, u16)> {
             let mut shown: Vec<_> = (self.0.values().chain(self.1.values()))
                 .map(|entry| match entry {
-                    Entry::V4(_, route) | Entry::V6(_, route) => {
-                        (route.slot, route.peer_slot, route.deadline_ns, route.next_hop)
-                    }
+                    Entry::V4(_, route) | Entry::V6(_, route) => (
+                        route.terms.slot,
+                        route.terms.peer_slot,
+                        route.terms.deadline_ns,
+                        route.terms.next_hop,
+                    ),
                 })
                 .collect();
             shown.sort_unstable();

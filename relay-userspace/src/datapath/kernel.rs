@@ -80,6 +80,8 @@ pub(crate) struct Settings<'a> {
     pub(crate) answering: Option<Answering>,
     /// The limits of each direction of an allocation.
     pub(crate) limits: Option<Policer>,
+    /// From the operating system: which routes share a place is nobody's to choose.
+    pub(crate) place_key: u64,
 }
 
 /// Counters of the kernel datapath.
@@ -155,7 +157,7 @@ impl Kernel {
         for (port, interface) in (0..).zip(&settings.interfaces) {
             exits.open(port, interface)?;
         }
-        let mut table = Table::take(&mut ebpf, settings.limits, changes)?;
+        let mut table = Table::take(&mut ebpf, settings.place_key, settings.limits, changes)?;
         for server in settings.answering.iter().flat_map(|answering| &answering.servers) {
             table.answer(*server)?;
         }
@@ -311,6 +313,7 @@ fn config_of(settings: &Settings<'_>) -> Config {
         relayed_first: settings.relayed.0,
         relayed_last: settings.relayed.1,
         channel_last: settings.channel_last,
+        place_key: settings.place_key,
         ..Config::default()
     };
     for (place, port) in config.listen_ports.iter_mut().zip(&settings.listen_ports) {

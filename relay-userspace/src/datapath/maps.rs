@@ -1,35 +1,38 @@
 //! The kernel's maps, one typed access each. Decides nothing.
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use relay_common::abi::{
-    Count, Direction, NextHop, Permission, PermissionKeyV4, PermissionKeyV6, Policer, Reason,
-    Route, RouteKeyV4, RouteKeyV6, map,
+    Count, Direction, GROUP_SLOTS, NextHop, Permission, PermissionKeyV4, PermissionKeyV6, Policer,
+    Reason, Route, RouteKeyV4, RouteKeyV6, SlotGroup, map,
 };
 use relay_common::route::{Entry, PermissionEntry};
 use tracing::warn;
 
 use super::error::{Chain, DatapathError};
 use super::pod::Plain;
+use super::straight::Straight;
 
 /// What userspace writes and reads while it serves.
 pub(super) struct Maps {
     routes_v4: HashMap<MapData, Plain<RouteKeyV4>, Plain<Route>>,
     routes_v6: HashMap<MapData, Plain<RouteKeyV6>, Plain<Route>>,
+    straight: Straight,
     permissions_v4: HashMap<MapData, Plain<PermissionKeyV4>, Plain<Permission>>,
     permissions_v6: HashMap<MapData, Plain<PermissionKeyV6>, Plain<Permission>>,
     next_hops: Array<MapData, Plain<NextHop>>,
     policers: Array<MapData, Plain<Policer>>,
-    slots: PerCpuArray<MapData, Plain<Count>>,
+    slots: PerCpuArray<MapData, Plain<SlotGroup>>,
     reasons: PerCpuArray<MapData, Plain<Count>>,
 }
 
 impl Maps {
-    /// Takes the maps out of a loaded object.
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+    /// Takes the maps out of a loaded object. `place_key` is [`relay_common::abi::Config`]'s.
+    pub(super) fn take(ebpf: &mut Ebpf, place_key: u64) -> Result<Self, DatapathError> {
         Ok(Self {
             routes_v4: take(ebpf, map::ROUTES_V4)?,
             routes_v6: take(ebpf, map::ROUTES_V6)?,
+            straight: Straight::take(ebpf, place_key)?,
             permissions_v4: take(ebpf, map::PERMISSIONS_V4)?,
             permissions_v6: take(ebpf, map::PERMISSIONS_V6)?,
             next_hops: take(ebpf, map::NEXT_HOPS)?,
@@ -41,9 +44,12 @@ impl Maps {
 
     /// Adds routes, or replaces those of the same keys. After an error some may be there.
     pub(super) fn insert(&mut self, entries: &[Entry]) -> Result<(), MapError> {
-        entries.iter().try_for_each(|entry| match *entry {
-            Entry::V4(key, route) => self.routes_v4.insert(Plain(key), Plain(route), 0),
-            Entry::V6(key, route) => self.routes_v6.insert(Plain(key), Plain(route), 0),
+        entries.iter().try_for_each(|entry| {
+            match *entry {
+                Entry::V4(key, route) => self.routes_v4.insert(Plain(key), Plain(route), 0),
+                Entry::V6(key, route) => self.routes_v6.insert(Plain(key), Plain(route), 0),
+            }?;
+            self.straight.put(entry)
         })
     }
 
@@ -51,6 +57,10 @@ impl Maps {
     /// removed whatever became of the first.
     pub(super) fn remove(&mut self, entries: &[Entry]) {
         for entry in entries {
+            if let Err(error) = self.straight.remove(entry) {
+                let error = Chain(&error);
+                warn!(%error, "a route stays in its place until its deadline");
+            }
             let _ = match *entry {
                 Entry::V4(key, _) => self.routes_v4.remove(&Plain(key)),
                 Entry::V6(key, _) => self.routes_v6.remove(&Plain(key)),
@@ -92,36 +102,30 @@ impl Maps {
         })
     }
 
-    /// A slot's counts in order of [`Direction`], all CPUs together, which then are zero.
-    pub(super) fn take_counts(&mut self, slot: u32) -> [Count; Direction::ALL.len()] {
-        Direction::ALL.map(|direction| self.take_count(slot * 2 + direction as u32))
-    }
-
-    fn take_count(&mut self, index: u32) -> Count {
-        let Ok(values) = self.slots.get(&index, 0) else { return Count::default() };
-        let total = sum(&values);
-        if total != Count::default()
-            && let Ok(zeros) = PerCpuValues::try_from(vec![Plain(Count::default()); values.len()])
-            && let Err(error) = self.slots.set(index, zeros, 0)
-        {
-            let error = Chain(&error);
-            warn!(%error, "an allocation's counters could not be cleared");
-        }
-        total
+    /// A slot's counts in order of [`Direction`], all CPUs together, since the program was loaded;
+    /// `None`: the map cannot be read.
+    pub(super) fn counts(&self, slot: u32) -> Option<[Count; Direction::ALL.len()]> {
+        let values = self.slots.get(&(slot / GROUP_SLOTS), 0).ok()?;
+        let place = (slot % GROUP_SLOTS) as usize;
+        let of = |direction| {
+            values.iter().map(move |Plain(group)| group.counts[direction as usize][place])
+        };
+        Some(Direction::ALL.map(|direction| sum(of(direction))))
     }
 
     /// Every reason's counts, all CPUs together; `None`: the map cannot be read.
     pub(super) fn reasons(&self) -> Option<[Count; Reason::ALL.len()]> {
         let mut counts = [Count::default(); Reason::ALL.len()];
         for (count, reason) in counts.iter_mut().zip(Reason::ALL) {
-            *count = sum(&self.reasons.get(&(reason as u32), 0).ok()?);
+            let values = self.reasons.get(&(reason as u32), 0).ok()?;
+            *count = sum(values.iter().map(|Plain(count)| *count));
         }
         Some(counts)
     }
 }
 
-fn sum(values: &PerCpuValues<Plain<Count>>) -> Count {
-    values.iter().fold(Count::default(), |sum, Plain(count)| Count {
+fn sum(counts: impl Iterator<Item = Count>) -> Count {
+    counts.fold(Count::default(), |sum, count| Count {
         packets: sum.packets + count.packets,
         bytes: sum.bytes + count.bytes,
     })

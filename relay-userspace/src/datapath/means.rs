@@ -58,6 +58,8 @@ pub(super) struct Held {
 pub(super) struct Open {
     pub(super) stamp: Stamp,
     pub(super) to_client: Hop,
+    /// What had been counted in its slot when it got it, for others; in order of [`Direction`].
+    counted_before: [Count; Direction::ALL.len()],
 }
 
 /// A next hop that is held on to.
@@ -113,10 +115,7 @@ impl Means {
             self.release(to_client);
             return Err(Full::Slots);
         };
-        if is_used_before {
-            // What was counted late for the allocation that had it is of nobody now.
-            self.maps.take_counts(slot);
-        }
+        let counted_before = if is_used_before { self.counts(slot) } else { Default::default() };
         // The limits are there before the first route.
         if let Some(limits) = self.limits
             && let Err(error) = self.maps.set_policers(slot, limits)
@@ -126,7 +125,7 @@ impl Means {
             return Err(Full::Map(error));
         }
         let stamp = Stamp { slot, epoch: EPOCH, policed: self.limits.is_some() };
-        Ok(*held.open.insert(Open { stamp, to_client }))
+        Ok(*held.open.insert(Open { stamp, to_client, counted_before }))
     }
 
     /// Makes an allocation without entries another 5-tuple's: what it has counted and what it has
@@ -151,7 +150,7 @@ impl Means {
     pub(super) fn close(&mut self, held: &mut Held) -> [Count; Direction::ALL.len()] {
         let Some(open) = held.open.take() else { return Default::default() };
         self.withdraw_send(held);
-        let counts = self.maps.take_counts(open.stamp.slot);
+        let counts = since(open.counted_before, self.counts(open.stamp.slot));
         if self.limits.is_some()
             && let Err(error) = self.maps.set_policers(open.stamp.slot, Policer::default())
         {
@@ -271,6 +270,14 @@ impl Means {
         }
     }
 
+    /// What was counted in a slot, for whomever.
+    fn counts(&self, slot: u32) -> [Count; Direction::ALL.len()] {
+        self.maps.counts(slot).unwrap_or_else(|| {
+            warn!("an allocation's counters could not be read");
+            Default::default()
+        })
+    }
+
     fn acquire(&mut self, ends: Ends) -> Result<Hop, Full> {
         let (index, is_new) = self.next_hops.acquire(ends).ok_or(Full::NextHops)?;
         if is_new {
@@ -328,6 +335,18 @@ impl Held {
     }
 }
 
+/// What was counted after `before`, in order of [`Direction`].
+fn since(
+    before: [Count; Direction::ALL.len()],
+    mut counts: [Count; Direction::ALL.len()],
+) -> [Count; Direction::ALL.len()] {
+    for (count, before) in counts.iter_mut().zip(before) {
+        count.packets = count.packets.saturating_sub(before.packets);
+        count.bytes = count.bytes.saturating_sub(before.bytes);
+    }
+    counts
+}
+
 /// A channel, with deadlines that are over.
 fn routed(
     held: &Held,
@@ -372,6 +391,16 @@ fn permitted(
 mod tests {
     use super::*;
     use aya::sys::SyscallError;
+
+    #[test]
+    fn what_a_slot_counted_for_others_is_not_an_allocations() {
+        let count = |packets, bytes| Count { packets, bytes };
+        let before = [count(3, 300), count(0, 0)];
+        let after = [count(10, 1000), count(4, 40)];
+        assert_eq!(since(before, after), [count(7, 700), count(4, 40)]);
+        let none = [Count::default(); 2];
+        assert_eq!(since(after, none), none, "could not be read");
+    }
 
     #[test]
     fn what_the_kernel_said_is_told() {

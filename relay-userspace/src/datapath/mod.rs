@@ -18,6 +18,7 @@ mod ports;
 mod rtnl;
 mod slots;
 mod stations;
+mod straight;
 mod table;
 mod tags;
 mod view;

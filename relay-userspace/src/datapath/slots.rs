@@ -6,7 +6,7 @@ use relay_common::abi::SLOTS_MAX;
 
 /// The slots. One that was given back rests for as long as others can be had: a packet that was
 /// under way in the kernel when its allocation ended is counted late, and must not be charged to
-/// the next.
+/// the next. What was counted in a slot stays there: whoever takes one counts from that on.
 #[derive(Default)]
 pub(super) struct Slots {
     never_used: u32,

@@ -34,10 +34,11 @@ impl Table {
     /// next hops are announced on `changes`.
     pub(super) fn take(
         ebpf: &mut Ebpf,
+        place_key: u64,
         limits: Option<Policer>,
         changes: UnboundedSender<Change>,
     ) -> Result<Self, DatapathError> {
-        let means = Means::new(Maps::take(ebpf)?, NextHops::new(changes), limits);
+        let means = Means::new(Maps::take(ebpf, place_key)?, NextHops::new(changes), limits);
         Ok(Self {
             means,
             hairpins: Hairpins::default(),

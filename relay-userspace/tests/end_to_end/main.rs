@@ -28,6 +28,7 @@ mod relaying;
 mod robustness;
 mod ssrf;
 mod start_up;
+mod straight;
 mod third_party;
 mod tools;
 mod topology;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
     let groups = [
         relaying::TESTS,
         data_plane::TESTS,
+        straight::TESTS,
         moves::TESTS,
         discovery::TESTS,
         icmp::TESTS,

@@ -7,7 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
-use relay_common::abi::{ABI_VERSION, NextHop, Reason, STATIONS_MAX, Station, map};
+use relay_common::abi::{
+    ABI_VERSION, NextHop, Reason, STATIONS_MAX, Station, StraightV4, StraightV6, map,
+};
 use rustix::process::Signal;
 use tempfile::TempDir;
 use zerocopy::FromBytes;
@@ -69,10 +71,64 @@ impl BpfFs {
         }
     }
 
+    /// How many places straight routes of a family (4 or 6) stand in.
+    pub(crate) fn straight(&self, family: u8) -> usize {
+        self.places(family).iter().filter(|(_, place)| place.iter().any(|byte| *byte != 0)).count()
+    }
+
+    /// Gives every place that a straight route stands in to another key.
+    pub(crate) fn crowd(&self, family: u8) {
+        self.rekey(family, |key| key[0] ^= 0x80);
+    }
+
+    /// Makes every place empty.
+    pub(crate) fn empty(&self, family: u8) {
+        self.rekey(family, |key| key.fill(0));
+    }
+
+    fn rekey(&self, family: u8, change: impl Fn(&mut [u8])) {
+        for (index, mut key) in self.places(family) {
+            if key.iter().all(|byte| *byte == 0) {
+                continue;
+            }
+            change(&mut key);
+            if family == 4 {
+                let mut map = self.array::<{ size_of::<StraightV4>() }>(map::STRAIGHT_V4);
+                let mut place = map.get(&index, 0).unwrap();
+                place[..key.len()].copy_from_slice(&key);
+                map.set(index, place, 0).unwrap();
+            } else {
+                let mut map = self.array::<{ size_of::<StraightV6>() }>(map::STRAIGHT_V6);
+                let mut place = map.get(&index, 0).unwrap();
+                place[..key.len()].copy_from_slice(&key);
+                map.set(index, place, 0).unwrap();
+            }
+        }
+    }
+
+    /// The keys in all places.
+    fn places(&self, family: u8) -> Vec<(u32, Vec<u8>)> {
+        if family == 4 {
+            let map = self.array::<{ size_of::<StraightV4>() }>(map::STRAIGHT_V4);
+            (0..map.len())
+                .map(|index| (index, map.get(&index, 0).unwrap()[..16].to_vec()))
+                .collect()
+        } else {
+            let map = self.array::<{ size_of::<StraightV6>() }>(map::STRAIGHT_V6);
+            (0..map.len())
+                .map(|index| (index, map.get(&index, 0).unwrap()[..40].to_vec()))
+                .collect()
+        }
+    }
+
+    fn array<const BYTES: usize>(&self, name: &str) -> Array<MapData, [u8; BYTES]> {
+        Map::Array(self.map(name)).try_into().unwrap()
+    }
+
     /// The first next hops.
     pub(crate) fn next_hops(&self, count: u32) -> Vec<NextHop> {
         const BYTES: usize = size_of::<NextHop>();
-        let map = Array::<_, [u8; BYTES]>::try_from(Map::Array(self.map(map::NEXT_HOPS))).unwrap();
+        let map = self.array::<BYTES>(map::NEXT_HOPS);
         let read = |index| NextHop::read_from_bytes(&map.get(&index, 0).unwrap()).unwrap();
         (0..count).map(read).collect()
     }
@@ -80,14 +136,14 @@ impl BpfFs {
     /// The address whose frames are taken on an interface.
     pub(crate) fn station(&self, ifindex: u32) -> Option<[u16; 3]> {
         const BYTES: usize = size_of::<Station>();
-        let map = Array::<_, [u8; BYTES]>::try_from(Map::Array(self.map(map::STATIONS))).unwrap();
+        let map = self.array::<BYTES>(map::STATIONS);
         let place = map.get(&(ifindex % STATIONS_MAX), 0).unwrap();
         let station = Station::read_from_bytes(&place).unwrap();
         (station.ifindex == ifindex).then_some(station.mac)
     }
 
     /// Packets that left the program for a reason, read from the pinned map.
-    fn packets(&self, reason: Reason) -> u64 {
+    pub(crate) fn packets(&self, reason: Reason) -> u64 {
         let data = Map::PerCpuArray(self.map(map::REASONS));
         let reasons: PerCpuArray<_, [u64; 2]> = data.try_into().unwrap();
         reasons.get(&(reason as u32), 0).unwrap().iter().map(|count| count[0]).sum()

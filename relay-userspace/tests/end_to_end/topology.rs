@@ -237,7 +237,9 @@ pub(crate) fn try_namespace() -> Result<(), String> {
 pub(crate) fn bystander(object: &Path) -> Result<Ebpf, Box<dyn Error>> {
     let bytes = fs::read(object)?;
     let mut loader = EbpfLoader::new();
-    for name in [map::ROUTES_V4, map::ROUTES_V6, map::NEXT_HOPS, map::SLOTS] {
+    // Small: there is one for each end.
+    let routes = [map::ROUTES_V4, map::ROUTES_V6, map::STRAIGHT_V4, map::STRAIGHT_V6];
+    for name in routes.into_iter().chain([map::NEXT_HOPS, map::SLOTS]) {
         loader.map_max_entries(name, 1);
     }
     let mut ebpf = loader.load(&bytes)?;

@@ -59,9 +59,9 @@ fn filled(random: &mut Random, ends: &Ends, action: u8) -> HostTables {
     let next_hop = random.pick(&hop::ALL);
     let deadline_ns = random.pick(&[PAST, NOW, NOW + 1, FUTURE, FUTURE]);
     let change = |route: &mut Route| {
-        route.deadline_ns = deadline_ns;
+        route.terms.deadline_ns = deadline_ns;
         if action < ACTIONS {
-            route.action = action;
+            route.terms.action = action;
         }
     };
     install(&mut tables, &binding(ends, next_hop), change);

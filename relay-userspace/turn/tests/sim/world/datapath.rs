@@ -79,6 +79,7 @@ impl Datapath {
             answer_cost_ns: cost,
             answer_burst_ns: 2_000_000_000 - cost,
             budget_key: 7,
+            place_key: 8,
             ..tables.config
         };
         if !rules.has_kernel {
@@ -102,7 +103,7 @@ impl Datapath {
     /// Binding requests are answered, where the answer is a plain one.
     fn answer(&mut self) {
         for server in Self::answered(&self.rules) {
-            self.put(route::answer(ServerAddr::new(server), self.tables.config.epoch));
+            self.tables.insert(route::answer(ServerAddr::new(server), self.tables.config.epoch));
         }
     }
 
@@ -212,8 +213,8 @@ impl Datapath {
     pub fn check_empty(&self) {
         assert!(self.told.is_empty(), "{:?}", self.told);
         let epoch = self.tables.config.epoch;
-        let v4 = self.tables.v4.values().filter(|route| route.epoch == epoch).count();
-        let v6 = self.tables.v6.values().filter(|route| route.epoch == epoch).count();
+        let v4 = self.tables.v4.values().filter(|route| route.terms.epoch == epoch).count();
+        let v6 = self.tables.v6.values().filter(|route| route.terms.epoch == epoch).count();
         assert_eq!(v4 + v6, Self::answered(&self.rules).len(), "routes are left");
         let mut v4 = self.tables.permissions_v4.values();
         let mut v6 = self.tables.permissions_v6.values();
@@ -272,13 +273,13 @@ impl Datapath {
     fn remove_routes(&mut self, held: &Held, binding: &Binding) {
         let Some(stamp) = held.stamp else { return };
         route::channel(&routed(binding, stamp)).into_iter().flatten().for_each(|entry| {
-            self.remove(entry);
+            self.tables.remove(entry);
         });
     }
 
     fn withdraw_hairpin(&mut self, relayed: RelayedAddr, peer: PeerAddr) {
         let gone = self.hairpins.withdraw(relayed, RelayedAddr::new(peer.socket()));
-        gone.into_iter().for_each(|entry| self.remove(entry));
+        gone.into_iter().for_each(|entry| self.tables.remove(entry));
     }
 
     fn install_permission(&mut self, held: &mut Held, given: &Permission) -> Result<(), Full> {
@@ -329,7 +330,7 @@ impl Datapath {
 
     fn remove_send(&mut self, held: &mut Held) {
         if let Some((stamp, (relayed, _))) = held.stamp.zip(held.send.take()) {
-            self.remove(route::send(&held.five_tuple, relayed, stamp, 0).unwrap());
+            self.tables.remove(route::send(&held.five_tuple, relayed, stamp, 0).unwrap());
         }
     }
 
@@ -342,22 +343,8 @@ impl Datapath {
         if !is_there && (self.is_full || count >= self.rules.routes_max) {
             return Err(Full);
         }
-        self.put(entry);
+        self.tables.insert(entry);
         Ok(())
-    }
-
-    fn put(&mut self, entry: Entry) {
-        match entry {
-            Entry::V4(key, route) => drop(self.tables.v4.insert(key, route)),
-            Entry::V6(key, route) => drop(self.tables.v6.insert(key, route)),
-        }
-    }
-
-    fn remove(&mut self, entry: Entry) {
-        match entry {
-            Entry::V4(key, _) => drop(self.tables.v4.remove(&key)),
-            Entry::V6(key, _) => drop(self.tables.v6.remove(&key)),
-        }
     }
 }
 

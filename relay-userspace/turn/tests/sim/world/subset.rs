@@ -53,19 +53,20 @@ impl World {
             (ends, key.channel, route)
         }));
         for ((src, dst), channel, route) in keys.filter(|(.., route)| self.counts(route)) {
-            let is_v6 = route.flags & FLAG_V6 != 0;
+            let is_v6 = route.terms.flags & FLAG_V6 != 0;
             let way = Way {
                 src,
                 dst,
                 channel: u16::from_be(channel),
-                out_src: at(out(route.src, is_v6), route.src_port),
-                out_dst: at(out(route.dst, is_v6), route.dst_port),
-                out_channel: u16::from_be(route.channel),
+                out_src: at(out(route.src, is_v6), route.terms.src_port),
+                out_dst: at(out(route.dst, is_v6), route.terms.dst_port),
+                out_channel: u16::from_be(route.terms.channel),
             };
             let is_allowed =
-                self.is_allowed(&way, route).is_some_and(|end| route.deadline_ns <= end);
+                self.is_allowed(&way, route).is_some_and(|end| route.terms.deadline_ns <= end);
             assert!(is_allowed, "in the kernel, and nobody allowed it: {way:?} {route:?}");
         }
+        self.check_places();
         let permissions =
             (tables.permissions_v4.iter())
                 .map(|(key, value)| (at(v4(key.relayed), key.relayed_port), v4(key.peer), value))
@@ -87,12 +88,27 @@ impl World {
         }
     }
 
+    /// What stands in a place is a route that is there, as it is there.
+    fn check_places(&self) {
+        let tables = &self.datapath.tables;
+        for straight in tables.places.v4.values().filter(|place| place.key != [0; 2]) {
+            let route = tables.v4.get(&zerocopy::transmute!(straight.key)).expect("a route");
+            let leaves = ([straight.src, 0, 0, 0], [straight.dst, 0, 0, 0]);
+            assert_eq!((straight.terms, leaves), (route.terms, (route.src, route.dst)));
+        }
+        for straight in tables.places.v6.values().filter(|place| place.key != [0; 5]) {
+            let route = tables.v6.get(&zerocopy::transmute!(straight.key)).expect("a route");
+            let leaves = (straight.src, straight.dst);
+            assert_eq!((straight.terms, leaves), (route.terms, (route.src, route.dst)));
+        }
+    }
+
     fn is_current(&self, epoch: u16) -> bool {
         epoch == self.datapath.tables.config.epoch
     }
 
     fn counts(&self, route: &Route) -> bool {
-        self.is_current(route.epoch) && route.deadline_ns > self.now.ns
+        self.is_current(route.terms.epoch) && route.terms.deadline_ns > self.now.ns
     }
 
     /// Until when the model allows it, if it does.
@@ -101,7 +117,7 @@ impl World {
             let all = &self.model.allocations;
             all.iter().find(|a| a.is_open() && a.tuple == (way.src, way.dst))
         };
-        match route.action {
+        match route.terms.action {
             ACTION_ANSWER => {
                 let is_plain = !(self.rules.is_discovering && way.dst.is_ipv4());
                 let is_here = Rules::is_here(way.dst.ip()) && Rules::is_listened(way.dst.port());
