@@ -48,7 +48,7 @@ pub(crate) fn relay<F: Frame, T: Tables>(
                     write(new, ip, &plan);
                 });
             }
-            let route = find(tables, config, &key)?.ok_or(Reason::NoRoute)?;
+            let route = whole(tables, config, &key, &found)?;
             Ok(general::relay(frame, tables, route, place(LINK_BYTES, side)))
         }
         Side::Stun => Ok(stun::from_client(frame, tables, config, place(LINK_BYTES, side))),
@@ -66,7 +66,7 @@ pub(crate) fn relay<F: Frame, T: Tables>(
                     plan.write_channel(&mut new.channel);
                 });
             }
-            let route = find(tables, config, &key)?.ok_or(Reason::NoRoute)?;
+            let route = whole(tables, config, &key, &found)?;
             Ok(general::relay(frame, tables, route, place(LINK_BYTES, side)))
         }
     }
@@ -153,6 +153,8 @@ struct Found<'t> {
     src: u32,
     dst: u32,
     now_ns: u64,
+    /// All of it, if it was found where all are.
+    route: Option<&'t Route>,
 }
 
 /// Looks a route up in its places, and if others stand there, where all are.
@@ -164,16 +166,30 @@ fn straight<'t, T: Tables>(
 ) -> Result<Option<Found<'t>>, Reason> {
     let at = place_v4(&key.0, config.place_key);
     let stands = |at| tables.straight_v4(at).filter(|place| key.is(&place.key));
-    let (terms, src, dst) = match stands(at).or_else(|| stands(other_place(at))) {
-        Some(place) => (&place.terms, place.src, place.dst),
+    let (terms, src, dst, route) = match stands(at).or_else(|| stands(other_place(at))) {
+        Some(place) => (&place.terms, place.src, place.dst, None),
         None => {
             let key: &RouteKeyV4 = zerocopy::transmute_ref!(&key.0);
             let Some(route) = tables.route_v4(key) else { return Ok(None) };
-            (&route.terms, route.src[0], route.dst[0])
+            (&route.terms, route.src[0], route.dst[0], Some(route))
         }
     };
     let now_ns = in_force(tables, config, terms)?;
-    Ok(Some(Found { terms, src, dst, now_ns }))
+    Ok(Some(Found { terms, src, dst, now_ns, route }))
+}
+
+/// The route of what was found and is not for a straight path.
+#[inline(always)]
+fn whole<'t, T: Tables>(
+    tables: &'t T,
+    config: &Config,
+    key: &Key<2>,
+    found: &Found<'t>,
+) -> Result<&'t Route, Reason> {
+    match found.route {
+        Some(route) => Ok(route),
+        None => find(tables, config, key)?.ok_or(Reason::NoRoute),
+    }
 }
 
 /// Gives the new IP header, and the rest as a plan; `None` is for the general path.
