@@ -156,26 +156,26 @@ pub struct RouteKeyV6 {
     pub reserved: u16,
 }
 
-/// [`Route::action`]: remove the ChannelData header (client to peer).
+/// [`Terms::action`]: remove the ChannelData header (client to peer).
 pub const ACTION_STRIP: u8 = 1;
-/// [`Route::action`]: put a ChannelData header in front (peer to client).
+/// [`Terms::action`]: put a ChannelData header in front (peer to client).
 pub const ACTION_WRAP: u8 = 2;
-/// [`Route::action`]: write another channel number (client to client: the peer is an allocation of
+/// [`Terms::action`]: write another channel number (client to client: the peer is an allocation of
 /// this relay, whose client gets the data by a channel of its own).
 pub const ACTION_SWAP: u8 = 3;
-/// [`Route::action`], of a key with channel 0 on a listening port: this 5-tuple has an allocation,
+/// [`Terms::action`], of a key with channel 0 on a listening port: this 5-tuple has an allocation,
 /// and its Send indications leave by `src` and `src_port`, the relayed transport address. Where to
 /// and until when is for `PERMISSIONS_*` to say; `dst`, `channel`, deltas and next hop are zero.
 pub const ACTION_SEND: u8 = 4;
-/// [`Route::action`], of a key with source address, source port and channel 0: the destination is a
+/// [`Terms::action`], of a key with source address, source port and channel 0: the destination is a
 /// TURN server transport address, and Binding requests to it are answered. Only deadline and epoch
 /// mean anything.
 pub const ACTION_ANSWER: u8 = 5;
 
-/// [`Route::flags`], [`Permission::flags`]: what leaves is IPv6 (towards the client, in a
+/// [`Terms::flags`], [`Permission::flags`]: what leaves is IPv6 (towards the client, in a
 /// permission); else IPv4. For [`ACTION_SEND`], the family of the relayed transport address.
 pub const FLAG_V6: u8 = 1;
-/// [`Route::flags`], [`Permission::flags`]: `POLICERS` has limits for the slot (and for the peer's
+/// [`Terms::flags`], [`Permission::flags`]: `POLICERS` has limits for the slot (and for the peer's
 /// slot, if the route has one).
 pub const FLAG_POLICED: u8 = 2;
 
