@@ -61,6 +61,26 @@ fn a_straight_route_is_found_in_its_places() {
     }
 }
 
+/// Userspace writes one after the other: what a place no longer says right is asked again.
+#[test]
+fn what_is_not_straight_is_in_force_where_all_routes_are() {
+    for ends in families() {
+        let mut tables = bound(&ends, hop::SAME, |_| {});
+        let routes = tables.v4.values_mut().chain(tables.v6.values_mut());
+        routes.for_each(|route| route.terms.deadline_ns = PAST);
+        let ask = ends.ask(CHANNEL, DATA);
+        let last = |datagram: Datagram| Datagram { hop_limit: 1, ..datagram };
+        for (what, frame) in [
+            ("padded", Datagram { payload: [&ask.payload[..], &[0]].concat(), ..ask.clone() }),
+            ("a client's last hop", last(ask.clone())),
+            ("a peer's last hop", last(ends.answer(DATA))),
+        ] {
+            let case = passed(what, frame.bytes(), Reason::Expired);
+            check_frame(&tables, &case, &mut HostFrame::new(&case.frame));
+        }
+    }
+}
+
 /// Whatever bit of the key differs, what stands in the place is another's.
 #[test]
 fn a_place_of_another_key_is_another_routes() {
