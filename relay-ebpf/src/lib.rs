@@ -140,7 +140,7 @@ pub trait Tables {
     fn policer(&self, slot: u32, direction: Direction) -> Option<Policing<Self::Word<'_>>>;
     /// A place in `BUDGETS`: until when Binding replies to its sources are paid for, nanoseconds.
     fn budget(&self, index: u32) -> Option<Self::Word<'_>>;
-    /// CLOCK_MONOTONIC, nanoseconds; it may lag by a tick of the machine.
+    /// CLOCK_MONOTONIC, nanoseconds; it may lag by two ticks of the machine.
     fn now_ns(&self) -> u64;
     /// Memory for what a packet leaves as, in whatever state the last one left it: the stack has no
     /// room for it beside everything else. A packet takes it once.
