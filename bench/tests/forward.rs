@@ -104,7 +104,8 @@ fn in_turn() {
     for (arms, between) in [("one", None), ("two", Some("redirect"))] {
         let own = samples.iter().filter(|sample| sample["arms"] == arms);
         let measured: Vec<_> = own.map(shown).collect();
-        let mut expected = vec![("generator", "flat_out"), ("reflector", "flat_out")];
+        let mut expected: Vec<_> =
+            ["generator", "reflector", "stateful_reflector"].map(|bare| (bare, "flat_out")).into();
         expected.extend(between.map(|redirect| (redirect, "flat_out")));
         for way in ["to_peer", "to_client"] {
             expected.extend([(way, "flat_out"), (way, "sustained")]);
@@ -125,7 +126,9 @@ fn in_turn() {
     let lines = document["lines"].as_array().unwrap();
     let relayed = lines.iter().filter(|line| line["subject"] == "to_peer");
     for line in relayed.filter(|line| line["speed"] == "flat_out") {
-        assert!(line["of_reflector"]["median"].as_f64().unwrap() > 0.0, "{line}");
+        for bare in ["of_reflector", "of_stateful_reflector"] {
+            assert!(line[bare]["median"].as_f64().unwrap() > 0.0, "{line}");
+        }
         assert_eq!(line["of_redirect"].is_object(), line["arms"] == "two", "{line}");
     }
     for field in ["commit", "tool"] {

@@ -6,6 +6,7 @@
 pub mod arrival;
 pub mod pace;
 pub mod packet;
+pub mod state;
 
 /// Program names, as they stand in the object.
 pub mod program {
@@ -15,6 +16,9 @@ pub mod program {
     /// Sends every frame back where it came from, MAC addresses exchanged, looking at nothing
     /// else: what a rig can carry.
     pub const REFLECTOR: &str = "reflector";
+    /// As [`REFLECTOR`], but with a line of memory for each flow: what a rig can carry if the
+    /// program remembers anything at all. See [`state`](crate::state).
+    pub const STATEFUL_REFLECTOR: &str = "stateful_reflector";
     /// Sends every frame out of another interface, looking at nothing: what a rig can carry from
     /// one link to the next.
     pub const REDIRECTOR: &str = "redirector";
@@ -101,6 +105,8 @@ pub mod map {
     pub const LEAN_FLOWS: &str = "LEAN_FLOWS";
     /// The frame that is sent next; behind the headers, what userspace filled it with.
     pub const IMAGE: &str = "IMAGE";
+    /// The stateful reflector's [`Line`](crate::state::Line)s.
+    pub const FLOW_STATE: &str = "FLOW_STATE";
     /// The MAC addresses that the redirector writes: destination, source.
     pub const REDIRECT_MACS: &str = "REDIRECT_MACS";
     /// 0 → the interface that the redirector sends to.

@@ -7,7 +7,7 @@
 
 mod seen;
 
-use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, xdp_action};
 use aya_ebpf::btf_maps::{Array, DevMap, PerCpuArray, ProgramArray};
 use aya_ebpf::helpers::generated::{
     bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
@@ -21,7 +21,7 @@ use relay_bench_ebpf::packet::{
     self, Checksum, GeneratorFlow, HEADER_WORDS, IMAGE_WORDS, LeanFlow, Payload, STAMP_WORDS,
     SinkConfig, SinkCounts, SinkFlow,
 };
-use relay_bench_ebpf::{FLOWS_MAX, stage};
+use relay_bench_ebpf::{FLOWS_MAX, stage, state};
 use relay_common::wire::checksum::sum_words;
 use relay_common::wire::net::{Channel, ETHERNET_BYTES, Ipv4, PROTOCOL_UDP, UDP_BYTES, be16};
 
@@ -68,6 +68,31 @@ fn reflector(ctx: XdpContext) -> u32 {
     // SAFETY: both addresses end inside the frame, as just tested; the frame starts at an even
     // address and is this program's alone until it returns.
     unsafe { (*macs).swap(0, 1) };
+    xdp_action::XDP_TX
+}
+
+/// A flow's line; on pages, so that none lies in more lines of the cache than it has to.
+#[btf_map]
+static FLOW_STATE: Array<state::Line, { state::LINES as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
+
+/// As `reflector`, but what it adds to the MAC addresses stands in the flow's line: zeros.
+#[xdp]
+fn stateful_reflector(ctx: XdpContext) -> u32 {
+    let (start, end) = (ctx.data(), ctx.data_end());
+    if start + state::PORTS_AT + size_of::<[u16; 2]>() > end {
+        return xdp_action::XDP_PASS;
+    }
+    // SAFETY: the ports end inside the frame, as just tested; frames start at even addresses.
+    let ports = unsafe { *((start + state::PORTS_AT) as *const [u16; 2]) };
+    let Some(line) = FLOW_STATE.get(state::line(ports)) else { return xdp_action::XDP_ABORTED };
+    // SAFETY: as in `reflector`, and the addresses stand in front of the ports.
+    let macs = unsafe { &mut *(start as *mut [[u16; 3]; 2]) };
+    let [dst, src] = *macs;
+    for word in 0..3 {
+        macs[0][word] = src[word] ^ line[word];
+        macs[1][word] = dst[word] ^ line[3 + word];
+    }
     xdp_action::XDP_TX
 }
 

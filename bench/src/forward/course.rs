@@ -44,6 +44,8 @@ pub(crate) enum Subject {
     Generator,
     /// A program that sends every frame back with its MAC addresses exchanged.
     Reflector,
+    /// The same, with a line of memory for each flow.
+    StatefulReflector,
     /// A program that redirects every frame to the other interface.
     Redirect,
     /// Turnpike, from client to peer.
@@ -163,6 +165,9 @@ impl Course<'_> {
         drop(sink);
         let reflector = Attached::reflector(&relay_end.place, &relay_end.interface)?;
         self.bare((Subject::Reflector, channels, round), &mut client_sink, here)?;
+        drop(reflector);
+        let reflector = Attached::stateful_reflector(&relay_end.place, &relay_end.interface)?;
+        self.bare((Subject::StatefulReflector, channels, round), &mut client_sink, here)?;
         drop(reflector);
         if let (Some((out, peer)), Some(sink)) = (peer_link, &mut peer_sink) {
             let way = (&relay_end.interface, &out.interface);

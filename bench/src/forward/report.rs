@@ -69,6 +69,8 @@ struct Line {
     per_second: Figure,
     /// Against the reflector of the same round.
     of_reflector: Option<Figure>,
+    /// Against the reflector with a line of memory for each flow, of the same round.
+    of_stateful_reflector: Option<Figure>,
     /// Against the bare redirect of the same round.
     of_redirect: Option<Figure>,
     /// All rounds together.
@@ -141,8 +143,8 @@ impl Report {
                 writeln!(out, "\n{}, {} channels", line.arms.name(), line.channels)?;
                 writeln!(
                     out,
-                    "  {:<28} {:>8} {:>17} {:>6} {:>18} {:>18}  lost",
-                    "", "Mpps", "", "ns", "of reflector", "of redirect"
+                    "  {:<28} {:>8} {:>17} {:>6} {:>18} {:>18} {:>18}  lost",
+                    "", "Mpps", "", "ns", "of reflector", "of a line a flow", "of redirect"
                 )?;
             }
             writeln!(out, "{}", line.shown())?;
@@ -157,6 +159,7 @@ impl Line {
         match (self.subject, self.speed) {
             (Subject::Generator, _) => "generator and sink alone",
             (Subject::Reflector, _) => "bare reflector (XDP_TX)",
+            (Subject::StatefulReflector, _) => "reflector, a line a flow",
             (Subject::Redirect, _) => "bare redirect",
             (Subject::ToPeer, Speed::FlatOut) => "turnpike, client to peer",
             (Subject::ToPeer, Speed::Sustained) => "  at 90 % of that",
@@ -173,11 +176,12 @@ impl Line {
             ratio.map_or(String::new(), shown)
         };
         format!(
-            "  {:<28} {:>8.3} {range:>17} {:>6.0} {:>18} {:>18}  {} of {}",
+            "  {:<28} {:>8.3} {range:>17} {:>6.0} {:>18} {:>18} {:>18}  {} of {}",
             self.label(),
             median / 1e6,
             1e9 / median,
             ratio(self.of_reflector),
+            ratio(self.of_stateful_reflector),
             ratio(self.of_redirect),
             self.lost,
             self.sent
@@ -207,10 +211,13 @@ fn lines(samples: &[Sample]) -> Vec<Line> {
                 let bare = samples.iter().find(same)?;
                 Some(sample.received_per_second / bare.received_per_second)
             };
-            let is_measured = speed == Speed::FlatOut
-                && !matches!(subject, Subject::Generator | Subject::Reflector)
-                && subject != bare;
-            let ratios = own.iter().filter(|_| is_measured).filter_map(ratio);
+            let is_compared = match subject {
+                Subject::Generator | Subject::Reflector => false,
+                Subject::StatefulReflector | Subject::Redirect => bare == Subject::Reflector,
+                Subject::ToPeer | Subject::ToClient => true,
+            };
+            let is_compared = is_compared && speed == Speed::FlatOut;
+            let ratios = own.iter().filter(|_| is_compared).filter_map(ratio);
             Spread::of(ratios).map(Figure::from)
         };
         let sum = |of: fn(&Sample) -> u64| own.iter().map(|sample| of(sample)).sum();
@@ -222,6 +229,7 @@ fn lines(samples: &[Sample]) -> Vec<Line> {
             speed,
             per_second: Spread::of(own.iter().map(|sample| sample.received_per_second))?.into(),
             of_reflector: against(Subject::Reflector),
+            of_stateful_reflector: against(Subject::StatefulReflector),
             of_redirect: against(Subject::Redirect),
             sent: sum(|sample| sample.sent),
             lost: sum(|sample| sample.lost),
@@ -303,11 +311,12 @@ fn costs(lines: &[Line]) -> Vec<String> {
         };
         format!(
             "{}, {} channels: generator and sink alone take {} ns; to that the program and the \
-             way back or on add, in ns{}{}{}{}",
+             way back or on add, in ns{}{}{}{}{}",
             line.arms.name(),
             line.channels,
             digits(bare),
             added("reflector", Subject::Reflector),
+            added("reflector with a line a flow", Subject::StatefulReflector),
             added("redirect", Subject::Redirect),
             added("turnpike to the peer", Subject::ToPeer),
             added("turnpike to the client", Subject::ToClient)
@@ -344,18 +353,24 @@ mod tests {
     fn ratios_are_of_the_same_round_and_only_flat_out() {
         let samples = [
             sample(1, Subject::Reflector, Speed::FlatOut, 100.0),
+            sample(1, Subject::StatefulReflector, Speed::FlatOut, 90.0),
             sample(1, Subject::ToPeer, Speed::FlatOut, 80.0),
             sample(1, Subject::ToPeer, Speed::Sustained, 72.0),
             sample(2, Subject::Reflector, Speed::FlatOut, 50.0),
             sample(2, Subject::ToPeer, Speed::FlatOut, 45.0),
         ];
         let lines = lines(&samples);
-        assert_eq!(lines.len(), 3);
-        let ratio = lines[1].of_reflector.unwrap();
+        let [reflector, stateful, relay, paced] = &lines[..] else { panic!("{lines:?}") };
+        let ratio = relay.of_reflector.unwrap();
         assert!((ratio.min - 0.8).abs() < 1e-9 && (ratio.max - 0.9).abs() < 1e-9, "{ratio:?}");
-        assert!(lines[0].of_reflector.is_none() && lines[2].of_reflector.is_none());
-        assert!(lines[1].of_redirect.is_none(), "there was none");
-        assert_eq!((lines[1].sent, lines[1].lost), (2000, 20));
+        assert!(reflector.of_reflector.is_none() && paced.of_reflector.is_none());
+        assert!(relay.of_redirect.is_none(), "there was none");
+        assert_eq!((relay.sent, relay.lost), (2000, 20));
+        // Of the one round that had both.
+        let ratio = relay.of_stateful_reflector.unwrap();
+        assert!((ratio.min - 8.0 / 9.0).abs() < 1e-9 && ratio.min == ratio.max, "{ratio:?}");
+        assert!((stateful.of_reflector.unwrap().median - 0.9).abs() < 1e-9);
+        assert!(stateful.of_stateful_reflector.is_none());
     }
 
     #[test]
