@@ -100,8 +100,9 @@ fn the_last_line_is_a_document() -> Result<Result<(), Failed>, Missing> {
     Ok(adds_up(&output, &file))
 }
 
-/// Whether `shown` is `exact` to three decimals, and as exactly as binary numbers can say it: 71 ÷ 80
-/// lies in the middle between two, and the upper one is a little more than half a thousandth away.
+/// Whether `shown` is `exact` to three decimals, and as exactly as binary numbers can say it: 71 ÷
+/// 80 lies in the middle between two, and the upper one is a little more than half a thousandth
+/// away.
 fn is_rounded(shown: f64, exact: f64) -> bool {
     (shown - exact).abs() <= 0.0005 + 1e-12
 }

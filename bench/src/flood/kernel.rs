@@ -28,8 +28,8 @@ const BATCHES_PER_SECOND: u64 = 20_000;
 const REPEAT_MAX: u64 = 1 << 26;
 /// Runs in a second, at most, that only wait: see `LOOKS_MAX` of the program.
 const WAITS_PER_SECOND: u64 = 1_000_000;
-/// Runs in a second, flat out, that the first call has room for: more than any machine manages, or a
-/// second call is needed, and the time between the two is part of the measurement. What is left
+/// Runs in a second, flat out, that the first call has room for: more than any machine manages, or
+/// a second call is needed, and the time between the two is part of the measurement. What is left
 /// over takes some 30 ns each.
 const FLAT_OUT_MAX: u64 = 12_000_000;
 /// Runs in a call, at least.
