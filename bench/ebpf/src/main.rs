@@ -80,11 +80,11 @@ static FLOW_STATE: Array<state::Line, { state::LINES as usize }, { BPF_F_MMAPABL
 #[xdp]
 fn stateful_reflector(ctx: XdpContext) -> u32 {
     let (start, end) = (ctx.data(), ctx.data_end());
-    if start + state::PORTS_AT + size_of::<[u16; 2]>() > end {
+    if start + packet::PORTS_AT + size_of::<[u16; 2]>() > end {
         return xdp_action::XDP_PASS;
     }
     // SAFETY: the ports end inside the frame, as just tested; frames start at even addresses.
-    let ports = unsafe { *((start + state::PORTS_AT) as *const [u16; 2]) };
+    let ports = unsafe { *((start + packet::PORTS_AT) as *const [u16; 2]) };
     let Some(line) = FLOW_STATE.get(state::line(ports)) else { return xdp_action::XDP_ABORTED };
     // SAFETY: as in `reflector`, and the addresses stand in front of the ports.
     let macs = unsafe { &mut *(start as *mut [[u16; 3]; 2]) };
@@ -291,7 +291,7 @@ fn stamp_lean(ctx: &XdpContext, config: &GeneratorConfig, state: &GeneratorState
     {
         return None;
     }
-    let ports = (start + packet::LEAN_PORTS_AT) as *mut [u16; 2];
+    let ports = (start + packet::PORTS_AT) as *mut [u16; 2];
     let checksum = (start + packet::LEAN_CHECKSUM_AT) as *mut u16;
     // SAFETY: headers and stamp end inside the frame, as just tested, and ports and checksum lie
     // in the headers; only one of the pointers is used at a time. A test run's data begins at a

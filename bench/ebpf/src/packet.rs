@@ -45,15 +45,15 @@ impl GeneratorFlow {
         let own: &[u8] = self.headers.as_bytes();
         let pair = |at: usize| Some(u16::from_ne_bytes([*own.get(at)?, *own.get(at + 1)?]));
         let flow = LeanFlow {
-            ports: [pair(LEAN_PORTS_AT)?, pair(LEAN_PORTS_AT + 2)?],
+            ports: [pair(PORTS_AT)?, pair(PORTS_AT + 2)?],
             checksum: pair(LEAN_CHECKSUM_AT)?,
             number: pair(number_at)?,
         };
         let mut written = first.headers;
         let bytes: &mut [u8] = written.as_mut_bytes();
         for (at, word) in [
-            (LEAN_PORTS_AT, flow.ports[0]),
-            (LEAN_PORTS_AT + 2, flow.ports[1]),
+            (PORTS_AT, flow.ports[0]),
+            (PORTS_AT + 2, flow.ports[1]),
             (LEAN_CHECKSUM_AT, flow.checksum),
             (number_at, flow.number),
         ] {
@@ -76,11 +76,12 @@ pub struct LeanFlow {
     pub number: u16,
 }
 
-/// Where a [`LeanFlow`]'s ports stand in a frame: behind Ethernet and IPv4.
-pub const LEAN_PORTS_AT: usize = ETHERNET_BYTES + IPV4_BYTES;
-/// Where its checksum stands.
-pub const LEAN_CHECKSUM_AT: usize = LEAN_PORTS_AT + 6;
-/// How far in front of the sequence number its number stands: in the upper half of the tag.
+/// Where both ports stand in an untagged frame: behind Ethernet and IPv4 without options.
+pub const PORTS_AT: usize = ETHERNET_BYTES + IPV4_BYTES;
+/// Where a [`LeanFlow`]'s checksum stands.
+pub const LEAN_CHECKSUM_AT: usize = PORTS_AT + 6;
+/// How far in front of the sequence number a [`LeanFlow`]'s number stands: in the upper half of the
+/// tag.
 pub const LEAN_NUMBER_BEFORE: usize = 4;
 
 /// The two ends of a packet: addresses and ports as they lie in the packet.

@@ -2,8 +2,6 @@
 //! line of the processor's cache for each flow, found by what the packet says of itself, and
 //! something in it that has to be known before the packet is written.
 
-use relay_common::wire::net::{ETHERNET_BYTES, IPV4_BYTES};
-
 /// A line of the cache.
 pub type Line = [u16; 32];
 
@@ -11,11 +9,9 @@ pub type Line = [u16; 32];
 pub const LINES: u32 = 1 << LINES_BITS;
 const LINES_BITS: u32 = 17;
 
-/// Where an IPv4 packet without options has its ports, both of them; bytes of an untagged frame.
-pub const PORTS_AT: usize = ETHERNET_BYTES + IPV4_BYTES;
-
 /// The line of a flow with these ports (wire): flows of one rig differ in nothing else. Two rounds,
-/// or ports in sequence would give lines at equal distances, which processors see coming.
+/// or ports in sequence would give lines at equal distances, which processors see coming. It is no
+/// relay's own function: a reference does not change with what is held against it.
 #[must_use]
 #[inline(always)]
 #[allow(clippy::cast_possible_truncation, reason = "the bits of a line's number are left")]

@@ -266,7 +266,7 @@ mod tests {
         let headers = first.headers.iter().flat_map(|word| word.to_ne_bytes());
         frame.iter_mut().zip(headers).for_each(|(byte, header)| *byte = header);
         let ports: Vec<u8> = lean.ports.iter().flat_map(|port| port.to_ne_bytes()).collect();
-        frame[packet::LEAN_PORTS_AT..][..4].copy_from_slice(&ports);
+        frame[packet::PORTS_AT..][..4].copy_from_slice(&ports);
         frame[packet::LEAN_CHECKSUM_AT..][..2].copy_from_slice(&lean.checksum.to_ne_bytes());
         let stamp = packet::lean_stamp(lean.number, sequence);
         let stamp: Vec<u8> = stamp.iter().flat_map(|word| word.to_ne_bytes()).collect();

@@ -349,12 +349,12 @@ impl Generator {
         let elapsed = state.sent_ns.saturating_sub(state.start_ns);
         let left_ns = self.duration_ns.saturating_sub(elapsed);
         let runs = match (self.rate, elapsed) {
-            (0, 0) => {
-                let runs = u128::from(FLAT_OUT_MAX) * u128::from(left_ns) / u128::from(SECOND_NS);
-                u64::try_from(runs)?.max(REPEAT_MIN)
-            }
-            (0, _) => {
-                let runs = u128::from(state.sent) * u128::from(left_ns) / u128::from(elapsed);
+            (0, elapsed) => {
+                let (runs, in_ns) = match elapsed {
+                    0 => (FLAT_OUT_MAX, SECOND_NS),
+                    _ => (state.sent, elapsed),
+                };
+                let runs = u128::from(runs) * u128::from(left_ns) / u128::from(in_ns);
                 u64::try_from(runs)?.max(REPEAT_MIN)
             }
             (rate, _) => (WAITS_PER_SECOND + 2 * rate) * (left_ns.div_ceil(SECOND_NS) + 1),
